@@ -1,0 +1,1 @@
+"""Frames between nodes, over MPI or over queues in one process."""

@@ -1,0 +1,157 @@
+"""What every transport promises, whatever carries the frames.
+
+A frame is a head, a few bytes that say what it is, and a payload, some arrays. The promises,
+which `mpips.testing.contract.TransportContract` holds every transport to:
+
+- a frame arrives once, whole and unchanged, or its receiver or sender is gone;
+- frames arrive in *no* order: a small frame overtakes a large one of the same sender;
+- `send` and `poll` never block and never wait for the other side;
+- a loss is raised by `poll` and `flush`, never by `send`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpips.errors import ProtocolError
+
+Bytes = npt.NDArray[np.uint8]
+
+Frame = tuple[int, memoryview, list[Bytes]]
+"""Source node, head, payload."""
+
+Place = Callable[[int, memoryview, list[int]], list[Bytes] | None]
+"""Says where a large payload is to be received: source, head and sizes in bytes to arrays."""
+
+SMALL_FRAME = 65536
+"""Bytes of head and payload up to which a frame is copied and travels as one message."""
+
+FRAMES_PER_POLL = 64
+"""Frames that one `poll` returns at most, so that an event loop stays responsive."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counts frames, and the bytes of their heads and payloads, since the start."""
+
+    frames_sent: int = 0
+    bytes_sent: int = 0
+    frames_received: int = 0
+    bytes_received: int = 0
+
+
+class Transport(ABC):
+    """Sends frames to nodes and hands over those that came; for one thread.
+
+    Attributes:
+        node: the number of this node, from 0.
+        size: how many nodes there are.
+        place: asked by `poll` where the payload of a frame of more than `SMALL_FRAME` bytes shall
+            be received; answers writable C-contiguous uint8 arrays of exactly the sizes asked
+            for, or None for new ones. They belong to the transport until the frame is returned.
+        lost: the nodes known to be dead; while it is empty no loss has been raised.
+    """
+
+    def __init__(self, node: int, size: int) -> None:
+        self.node = node
+        self.size = size
+        self.place: Place | None = None
+        self.lost: frozenset[int] = frozenset()
+        self._traffic = Traffic()
+
+    @abstractmethod
+    def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
+        """Queue a frame for a node, which may be this one; never blocks.
+
+        Args:
+            dest: the node that shall have the frame.
+            head: any bytes.
+            payload: C-contiguous arrays of any shape and dtype but object. They are copied at
+                once if head and payload together have at most `SMALL_FRAME` bytes. Larger ones
+                are *not* copied: leave them unchanged until `unsent` is 0 or an answer came.
+
+        Raises:
+            ProtocolError: there is no such node, or an array is not C-contiguous.
+        """
+
+    @abstractmethod
+    def poll(self) -> list[Frame]:
+        """Return the frames that are here, at most `FRAMES_PER_POLL`; never blocks.
+
+        The arrays are uint8, one for each array sent, in their order, writable, and 8-byte
+        aligned where the transport allocated them. They belong to the caller; those of a small
+        frame share one allocation with its head.
+
+        Raises:
+            RanksLostError: a node is dead; see `lost`. From then on only `close` makes sense.
+            ProtocolError: the carrier failed otherwise, or `place` answered nonsense.
+        """
+
+    @abstractmethod
+    def unsent(self) -> int:
+        """Return how many messages have not left; at 0 all arrays sent may be changed again."""
+
+    @abstractmethod
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything has left, at most so many seconds, and tell whether it has.
+
+        Goes on receiving meanwhile (or two nodes could wait for each other); what comes is
+        returned by the next calls of `poll`.
+
+        Raises:
+            RanksLostError, ProtocolError: as `poll`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything without waiting; what has not left may be lost."""
+
+    def statistics(self) -> Traffic:
+        """Return a copy of the counters."""
+        return replace(self._traffic)
+
+    def _count_sent(self, size: int) -> None:
+        self._traffic.frames_sent += 1
+        self._traffic.bytes_sent += size
+
+    def _count_received(self, size: int) -> None:
+        self._traffic.frames_received += 1
+        self._traffic.bytes_received += size
+
+    def _check_dest(self, dest: int) -> None:
+        if not 0 <= dest < self.size:
+            raise ProtocolError(f"There is no node {dest}, only 0 to {self.size - 1}.")
+
+    def _buffers(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes]:
+        """Return the arrays that a large payload shall be received in."""
+        buffers = self.place(source, head, sizes) if self.place else None
+        if buffers is None:
+            return [np.empty(size, np.uint8) for size in sizes]
+        # Receiving into an array that does not fit would destroy memory.
+        if [buffer.nbytes for buffer in buffers] != sizes or not all(map(_is_fit, buffers)):
+            raise ProtocolError(f"The place for a payload from node {source} does not fit it.")
+        return buffers
+
+
+def as_bytes(array: npt.NDArray[Any]) -> Bytes:
+    """Return an array's memory as a flat uint8 array, not copied.
+
+    Raises:
+        ProtocolError: the array is not C-contiguous.
+
+    >>> as_bytes(np.array([[1, 2]], "<u2"))
+    array([1, 0, 2, 0], dtype=uint8)
+    """
+    if not array.flags.c_contiguous:
+        raise ProtocolError("An array to be sent is not C-contiguous.")
+    flat: Bytes = array.reshape(-1).view(np.uint8)
+    return flat
+
+
+def _is_fit(buffer: Bytes) -> bool:
+    flags = buffer.flags
+    return buffer.dtype == np.uint8 and buffer.ndim == 1 and flags.c_contiguous and flags.writeable

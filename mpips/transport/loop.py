@@ -1,0 +1,68 @@
+"""A transport between nodes of one process: queues, with the same promises as MPI."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy.typing as npt
+
+from mpips.transport.base import FRAMES_PER_POLL, SMALL_FRAME, Bytes, Frame, Transport, as_bytes
+
+
+class LoopTransport(Transport):
+    """One node of a world of queues; nodes may run in threads of their own."""
+
+    def __init__(self, node: int, inboxes: list[deque[Frame]]) -> None:
+        super().__init__(node, len(inboxes))
+        self._inboxes = inboxes
+
+    @classmethod
+    def world(cls, size: int) -> list[Self]:
+        """Return the nodes 0 to size - 1 of a new world.
+
+        >>> import numpy as np
+        >>> one, other = LoopTransport.world(2)
+        >>> one.send(1, b"hello", [np.array([1, 2], np.uint8)])
+        >>> [(source, bytes(head), payload) for source, head, payload in other.poll()]
+        [(0, b'hello', [array([1, 2], dtype=uint8)])]
+        """
+        inboxes: list[deque[Frame]] = [deque() for _ in range(size)]
+        return [cls(node, inboxes) for node in range(size)]
+
+    def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
+        """Queue a frame for a node; the payload is copied, whatever its size."""
+        self._check_dest(dest)
+        # Copies, as over a network: what the sender does to its arrays now stays its own affair.
+        copies = [as_bytes(array).copy() for array in payload]
+        self._inboxes[dest].append((self.node, memoryview(bytes(head)), copies))
+        self._count_sent(len(head) + sum(copy.nbytes for copy in copies))
+
+    def poll(self) -> list[Frame]:
+        """Return the frames that are here, at most `FRAMES_PER_POLL`; never blocks."""
+        inbox = self._inboxes[self.node]
+        count = min(len(inbox), FRAMES_PER_POLL)
+        return [self._receive(*inbox.popleft()) for _ in range(count)]
+
+    def unsent(self) -> int:
+        """Return 0, because a frame is in the other's queue at once."""
+        return 0
+
+    def flush(self, timeout_s: float) -> bool:
+        """Return True, because a frame is in the other's queue at once."""
+        return True
+
+    def close(self) -> None:
+        """Forget the frames that were not fetched."""
+        self._inboxes[self.node].clear()
+
+    def _receive(self, source: int, head: memoryview, payload: list[Bytes]) -> Frame:
+        sizes = [part.nbytes for part in payload]
+        size = len(head) + sum(sizes)
+        self._count_received(size)
+        # Only a large payload has a place, as over MPI.
+        if size <= SMALL_FRAME or not self.place:
+            return source, head, payload
+        buffers = self._buffers(source, head, sizes)
+        for buffer, part in zip(buffers, payload, strict=True):
+            buffer[:] = part
+        return source, head, buffers
