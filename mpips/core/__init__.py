@@ -1,0 +1,1 @@
+"""The protocol as pure machines: no MPI, no clock, no randomness, no logging."""

@@ -1,0 +1,272 @@
+"""The worker's side of push and pull: number, slice by owner, gather the answers.
+
+A push gets its number, and each of its slices the number of the stream's push before on that
+segment, when the task starts; both stay the same however the slices travel. A stream is a logical
+worker; the streams of a node share its client.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mpips.core.machine import Effect, Finished, Machine, Send
+from mpips.core.slicing import Piece, Range, Request, cut_keys, cut_range, group
+from mpips.errors import ProtocolError
+from mpips.wire.messages import Message, Pull, Push, PushAck, Slice, Values
+from mpips.wire.types import DTYPES, KeyArray, Table, ValueArray, View
+
+
+@dataclass(slots=True)
+class Task:
+    """A push, pull or push_pull from its call to its last answer."""
+
+    timestamp: int
+    table: int
+    stream: int
+    where: KeyArray | Range
+    values: ValueArray | None
+    pull: bool
+    clock: int
+    after: set[int]
+    out: np.ndarray | None
+    requests: dict[int, Request] = field(default_factory=dict)
+    found: dict[int, tuple[KeyArray, np.ndarray]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Stream:
+    """What one logical worker has pushed to one table: numbers and clocks, by segment."""
+
+    number: int
+    numbers: list[int]
+    clocks: list[int]
+
+
+class ClientMachine(Machine):
+    """Numbers and slices pushes and pulls, and tells when they are finished.
+
+    Invariants: a task is waiting for others, or has open requests, or is finished; request ids
+    and timestamps are never used twice.
+    """
+
+    def __init__(self, node: int, tables: Sequence[Table], widths: Sequence[tuple[int, int]]):
+        super().__init__(node)
+        self.tables = tuple(tables)
+        self.widths = tuple(widths)
+        self._view: View | None = None
+        self._tasks: dict[int, Task] = {}
+        self._requests: dict[int, Task] = {}
+        self._streams: dict[tuple[int, int], Stream] = {}
+        self._timestamp = 0
+        self._request = 0
+        self._pushes = self._pulls = 0
+
+    def install(self, view: View) -> None:
+        """Use `view` for what starts from now on."""
+        assert self._view is None or view.epoch > self._view.epoch, (self._view, view)
+        self._view = view
+
+    def start(
+        self,
+        table: int,
+        stream: int,
+        where: KeyArray | Range,
+        values: ValueArray | None = None,
+        *,
+        pull: bool = False,
+        clock: int = 0,
+        after: Iterable[int] = (),
+        out: np.ndarray | None = None,
+    ) -> tuple[int, list[Effect]]:
+        """Start a push (`values`), a pull (`pull`), or both, and return its timestamp.
+
+        Args:
+            table: index of the table.
+            stream: id of the logical worker.
+            where: sorted unique keys, uint64 `(n,)`, or a range [begin, end).
+            values: `(n, push width)` of the table's dtype, or None; not copied: it must not
+                change before the task is finished.
+            pull: whether values shall come back.
+            clock: the logical worker's clock; 0: the number of its push on this table.
+            after: timestamps of tasks that must be finished before this one starts (OSDI 2014,
+                execute-after-finished).
+            out: `(n, pull width)`, where the pulled values shall be written; None: a new array.
+        """
+        assert pull or values is not None
+        self._timestamp += 1
+        waiting = {t for t in after if t in self._tasks}
+        task = Task(self._timestamp, table, stream, where, values, pull, clock, waiting, out)
+        self._tasks[task.timestamp] = task
+        return task.timestamp, [] if waiting else self._send(task)
+
+    def step(self, now: float, source: int, message: Message) -> list[Effect]:
+        """Take an answer; an answer that nobody waits for is a duplicate, and ignored."""
+        match message:
+            case PushAck(request=request):
+                task = self._requests.pop(request, None)
+            case Values(request=request):
+                task = self._requests.pop(request, None)
+                if task is not None:
+                    self._take(task, message)
+            case _:
+                raise ProtocolError(f"client {self.node}: no step for {type(message).__name__}")
+        if task is None:
+            return []
+        del task.requests[request]
+        return [] if task.requests else self._finish(task)
+
+    def validate(self) -> None:
+        """Assert that open requests and unfinished tasks belong together."""
+        for request, task in self._requests.items():
+            assert request in task.requests and task.timestamp in self._tasks
+        for task in self._tasks.values():
+            assert task.after or task.requests, f"task {task.timestamp} waits for nothing"
+            assert all(t in self._tasks for t in task.after)
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters, by name."""
+        return {
+            "pushes": self._pushes,
+            "pulls": self._pulls,
+            "open_tasks": len(self._tasks),
+            "open_requests": len(self._requests),
+        }
+
+    # -- Sending ---------------------------------------------------------------------------------
+
+    def _send(self, task: Task) -> list[Effect]:
+        assert self._view is not None, "no view yet"
+        table = self.tables[task.table]
+        push_width, pull_width = self.widths[task.table]
+        pushes = task.values is not None
+        # Cut by segment.
+        if isinstance(task.where, tuple):
+            pieces = cut_range(table, *task.where)
+            key_bytes = 0
+        else:
+            pieces = cut_keys(table, task.where, notes=table.aggregate and pushes)
+            key_bytes = 8
+        marks = self._mark(task, pieces) if pushes else self._needs(task, pieces, table)
+        # Group by owner; the larger of the two ways counts.
+        width = max(push_width if pushes else 0, pull_width if task.pull else 0)
+        key_bytes += width * DTYPES[table.dtype].itemsize
+        requests = group(pieces, self._view.owners[task.table], key_bytes)
+        self._pushes += pushes
+        self._pulls += task.pull
+        if not requests:
+            return self._finish(task)
+        return [self._message(task, request, marks) for request in requests]
+
+    def _mark(self, task: Task, pieces: list[Piece]) -> dict[int, int]:
+        """Number a push, and return the numbers of the pushes before, by segment."""
+        stream = self._stream(task)
+        stream.number += 1
+        task.clock = task.clock or stream.number
+        marks = {}
+        for piece in pieces:
+            marks[piece.segment] = stream.numbers[piece.segment]
+            stream.numbers[piece.segment] = stream.number
+            stream.clocks[piece.segment] = task.clock
+        return marks
+
+    def _needs(self, task: Task, pieces: list[Piece], table: Table) -> dict[int, int]:
+        """Return the clocks that a pull needs, by segment: one's own last push, in `sequential`."""
+        if table.mode == "eventual":
+            return {piece.segment: 0 for piece in pieces}
+        clocks = self._stream(task).clocks
+        return {piece.segment: clocks[piece.segment] for piece in pieces}
+
+    def _stream(self, task: Task) -> Stream:
+        stream = self._streams.get((task.table, task.stream))
+        if stream is None:
+            zeros = [0] * self.tables[task.table].segments
+            stream = self._streams[task.table, task.stream] = Stream(0, zeros, zeros.copy())
+        return stream
+
+    def _message(self, task: Task, request: Request, marks: dict[int, int]) -> Send:
+        assert self._view is not None
+        self._request += 1
+        self._requests[self._request] = task
+        task.requests[self._request] = request
+        slices: list[Slice] = [
+            (piece.segment, marks[piece.segment], piece.begin, piece.count)
+            for piece in request.pieces
+        ]
+        spans = request.spans()
+        keys = None if isinstance(task.where, tuple) else _take_spans(task.where, spans)
+        message: Message
+        if task.values is None:
+            message = Pull(
+                epoch=self._view.epoch,
+                request=self._request,
+                table=task.table,
+                slices=slices,
+                keys=keys,
+            )
+        else:
+            message = Push(
+                epoch=self._view.epoch,
+                request=self._request,
+                table=task.table,
+                stream=task.stream,
+                number=self._stream(task).number,
+                clock=task.clock,
+                pull=task.pull,
+                slices=slices,
+                keys=keys,
+                values=_take_spans(task.values, spans),
+            )
+        return Send(request.owner, message)
+
+    # -- Gathering -------------------------------------------------------------------------------
+
+    def _take(self, task: Task, message: Values) -> None:
+        """Put the values of an answer where the caller wants them."""
+        request, at = task.requests[message.request], 0
+        if message.keys is not None:
+            # The range of a sparse table: the keys that exist, by segment.
+            for piece, count in zip(request.pieces, message.counts, strict=True):
+                found = message.keys[at : at + count], message.values[at : at + count]
+                task.found[piece.segment] = found
+                at += count
+            return
+        if task.out is None:
+            shape = (_length(task.where), message.values.shape[1])
+            task.out = np.empty(shape, message.values.dtype)
+        for begin, end in request.spans():
+            task.out[begin:end] = message.values[at : at + end - begin]
+            at += end - begin
+
+    def _finish(self, task: Task) -> list[Effect]:
+        del self._tasks[task.timestamp]
+        effects: list[Effect] = [Finished(task.timestamp, self._result(task))]
+        # Start what waited for it.
+        for other in list(self._tasks.values()):
+            if task.timestamp in other.after:
+                other.after.discard(task.timestamp)
+                if not other.after:
+                    effects += self._send(other)
+        return effects
+
+    def _result(self, task: Task) -> np.ndarray | tuple[KeyArray, np.ndarray] | None:
+        if not task.pull:
+            return None
+        table, (_, pull_width) = self.tables[task.table], self.widths[task.table]
+        empty = np.empty((0, pull_width), DTYPES[table.dtype])
+        if table.kind == "dense" or not isinstance(task.where, tuple):
+            return empty if task.out is None else task.out
+        found = [task.found[segment] for segment in sorted(task.found)]
+        keys = np.concatenate([np.empty(0, np.uint64), *(keys for keys, _ in found)])
+        return keys, np.concatenate([empty, *(values for _, values in found)])
+
+
+def _take_spans(array: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:
+    """Return the rows of `array` at `spans`: a view if they are one piece, else a copy."""
+    if len(spans) == 1:
+        return array[spans[0][0] : spans[0][1]]
+    return np.concatenate([array[begin:end] for begin, end in spans])
+
+
+def _length(where: KeyArray | Range) -> int:
+    return where[1] - where[0] if isinstance(where, tuple) else len(where)

@@ -1,0 +1,91 @@
+"""A message as bytes: a checked head, and its arrays beside it.
+
+The head is 16 bytes (magic, version, padding, length of the body, CRC-32 of the body) and the
+body: the message in MessagePack, in which an array is an extension of (place, dtype, shape). The
+arrays themselves travel beside the head, uncopied, and are not checksummed: MPI guards them.
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from mpips.errors import FrameError
+from mpips.wire.messages import MESSAGES, Message
+
+VERSION: Final = 1
+_MAGIC: Final = 0x5350  # "PS"
+_HEAD: Final = struct.Struct("<HBxIII")
+_ARRAY: Final = 1
+_NAMES: Final = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
+_DTYPES: Final = tuple(np.dtype(name) for name in _NAMES)
+_CODES: Final = {dtype: code for code, dtype in enumerate(_DTYPES)}
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Codec:
+    """Turns messages into frames and back; one for each thread.
+
+    >>> codec = Codec()
+    >>> from mpips.wire.messages import PushAck
+    >>> codec.decode(*codec.encode(PushAck(request=7))).request
+    7
+    """
+
+    def __init__(self) -> None:
+        self._arrays: list[np.ndarray] = []
+        self._payload: Sequence[Bytes] = ()
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=self._put_array)
+        self._decoder = msgspec.msgpack.Decoder(reduce(or_, MESSAGES), ext_hook=self._take_array)
+
+    def encode(self, message: Message) -> tuple[bytes, list[np.ndarray]]:
+        """Return the head and the C-contiguous arrays of a message, which are not copied."""
+        self._arrays = []
+        body = self._encoder.encode(message)
+        head = _HEAD.pack(_MAGIC, VERSION, len(body), zlib.crc32(body), len(self._arrays)) + body
+        return head, self._arrays
+
+    def decode(self, head: bytes | memoryview, payload: Sequence[Bytes]) -> Message:
+        """Return the message of a frame; its arrays are views of `payload`.
+
+        Raises:
+            FrameError: the bytes are no frame, of another version, or damaged.
+        """
+        if len(head) < _HEAD.size:
+            raise FrameError(f"a frame of {len(head)} bytes is shorter than its head")
+        magic, version, size, checksum, count = _HEAD.unpack_from(head)
+        body = memoryview(head)[_HEAD.size : _HEAD.size + size]
+        if magic != _MAGIC or version != VERSION:
+            raise FrameError(f"no frame of version {VERSION}: magic {magic:#x}, version {version}")
+        if len(body) != size or zlib.crc32(body) != checksum or len(payload) != count:
+            raise FrameError(f"damaged frame: {len(body)} of {size} bytes, {len(payload)} arrays")
+        self._payload = payload
+        try:
+            return self._decoder.decode(body)  # type: ignore[no-any-return]
+        except (msgspec.MsgspecError, ValueError, IndexError) as error:
+            raise FrameError(f"a frame with a wrong body: {error}") from error
+
+    def _put_array(self, value: Any) -> Any:
+        # Apps' results hold NumPy scalars.
+        if isinstance(value, np.generic):
+            return value.item()
+        if not isinstance(value, np.ndarray) or value.dtype not in _CODES:
+            raise NotImplementedError(f"no {type(value).__name__} can travel")
+        place = len(self._arrays)
+        self._arrays.append(value if value.flags.c_contiguous else np.ascontiguousarray(value))
+        shape = struct.pack(f"<BI{value.ndim}q", _CODES[value.dtype], place, *value.shape)
+        return msgspec.msgpack.Ext(_ARRAY, shape)
+
+    def _take_array(self, code: int, data: memoryview) -> np.ndarray:
+        if code != _ARRAY or len(data) < 5:
+            raise ValueError(f"unknown extension {code}")
+        dtype, place = struct.unpack_from("<BI", data)
+        shape = struct.unpack_from(f"<{(len(data) - 5) // 8}q", data, 5)
+        return self._payload[place].view(_DTYPES[dtype]).reshape(shape)

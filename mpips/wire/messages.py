@@ -1,0 +1,177 @@
+"""The messages, grouped by the conversation that they belong to.
+
+Every message carries the sender's epoch and incarnation. The protocol relies on no order between
+messages. A duplicate of any message is harmless: numbers tell pushes apart (`core/server.py`),
+request ids tell answers apart (`core/client.py`, `core/scheduler.py`).
+
+A *slice* names a part of one segment that a push or pull touches: (segment, mark, begin, count).
+In a push, `mark` is the number of the stream's push before on this segment (0: none); in a pull,
+it is the clock that every logical worker must have reached there (0: none). For a range, `begin`
+is its first key and `count` its number of keys; for a key list, `begin` is 0 and the slices cut
+the list in order, `count` keys each. A slice without keys is a note of the clock.
+"""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mpips.wire.types import View
+
+Slice = tuple[int, int, int, int]
+
+
+class Coding(msgspec.Struct, frozen=True, array_like=True):
+    """How a filter has coded one array of a message; the last one is undone first."""
+
+    filter: str
+    field: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What all messages carry: the sender's epoch, and the epoch that appointed the sender."""
+
+    epoch: int = 0
+    incarnation: int = 0
+
+
+# -- Values: client <-> server -----------------------------------------------------------------
+
+
+class Push(Message, frozen=True, tag=1):
+    """Client to owner: apply these values; answered by `PushAck`, or `Values` if `pull`.
+
+    A key of the slices' range that is not in `keys` takes the clock and keeps its value
+    (OSDI 2014, section 4.2). A duplicate is answered again and applied no second time.
+    """
+
+    request: int
+    table: int
+    stream: int
+    number: int
+    clock: int
+    pull: bool
+    slices: list[Slice]
+    keys: np.ndarray | None
+    values: np.ndarray
+    coding: tuple[Coding, ...] = ()
+
+
+class PushAck(Message, frozen=True, tag=2):
+    """Owner to client: the whole request is applied and safe."""
+
+    request: int
+
+
+class Pull(Message, frozen=True, tag=3):
+    """Client to owner: send the values when every clock there has reached `at_least`."""
+
+    request: int
+    table: int
+    at_least: int
+    slices: list[Slice]
+    keys: np.ndarray | None
+
+
+class Values(Message, frozen=True, tag=4):
+    """Owner to client: the values of a pull, slice after slice.
+
+    `keys` is there only for the range of a sparse table: the keys that exist in it, and `counts`
+    says how many of them belong to each slice.
+    """
+
+    request: int
+    table: int
+    keys: np.ndarray | None
+    values: np.ndarray
+    counts: list[int]
+    coding: tuple[Coding, ...] = ()
+
+
+# -- Tasks: scheduler <-> any node -------------------------------------------------------------
+
+
+class Call(Message, frozen=True, tag=5):
+    """Scheduler to a node: run a function of the app, for logical worker `worker` if >= 0."""
+
+    request: int
+    worker: int
+    function: str
+    arguments: dict[str, Any]
+
+
+class Return(Message, frozen=True, tag=6):
+    """Node to scheduler: the result of a call."""
+
+    request: int
+    result: Any
+
+
+class Progress(Message, frozen=True, tag=7):
+    """Worker to scheduler: facts while a call is running; the last of a worker counts."""
+
+    worker: int
+    facts: dict[str, float]
+
+
+# -- Membership: scheduler <-> all --------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, tag=8):
+    """Node to scheduler: I am here, in this role, on this host; what I know of the data."""
+
+    role: str
+    host: str
+    process: int
+    facts: dict[str, Any]
+
+
+class Start(Message, frozen=True, tag=9):
+    """Scheduler to all: the first view, and the facts of the data that all agree on."""
+
+    view: View
+    facts: dict[str, Any]
+
+
+class Ready(Message, frozen=True, tag=10):
+    """Node to scheduler: tables, shards and kernels are in place; calls may come."""
+
+
+class Failed(Message, frozen=True, tag=11):
+    """Node to scheduler: an error that ends the job, as `MpipsError` tells it."""
+
+    exit_code: int
+    what: str
+    where: str
+    remedy: str
+
+
+class Stop(Message, frozen=True, tag=12):
+    """Scheduler to all: the job is over; end with this exit code. Answered by `Stopped`."""
+
+    exit_code: int
+
+
+class Stopped(Message, frozen=True, tag=13):
+    """Node to scheduler: I have nothing left to send."""
+
+    statistics: dict[str, int]
+
+
+MESSAGES = (
+    Push,
+    PushAck,
+    Pull,
+    Values,
+    Call,
+    Return,
+    Progress,
+    Hello,
+    Start,
+    Ready,
+    Failed,
+    Stop,
+    Stopped,
+)

@@ -1,0 +1,120 @@
+"""The words of the protocol as types: tables, members, views, and their limits."""
+
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+KeyArray = npt.NDArray[np.uint64]
+ValueArray = npt.NDArray[np.floating]
+
+SEGMENTS_PER_SERVER: Final = 64
+SEGMENT_KEYS_MIN: Final = 256
+KEY_SPACE: Final = 2**64
+PROPOSERS_MAX: Final = 2**20
+
+DTYPES: Final = {"f4": np.dtype(np.float32), "f8": np.dtype(np.float64)}
+ROLES: Final = ("scheduler", "server", "worker", "spare")
+MODES: Final = ("sequential", "eventual")
+
+
+def make_epoch(counter: int, proposer: int) -> int:
+    """Return the epoch (counter, proposer) as one integer that orders like the pair.
+
+    >>> make_epoch(2, 0) > make_epoch(1, 7) > make_epoch(1, 3)
+    True
+    """
+    assert 0 <= proposer < PROPOSERS_MAX and counter >= 0, (counter, proposer)
+    return counter * PROPOSERS_MAX + proposer
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """A named parameter vector, cut into segments of equal size.
+
+    Attributes:
+        name: what apps call it.
+        size: number of keys of a dense table; 2**64, the whole key space, of a sparse one.
+        kind: "dense" (every key of [0, size) exists) or "sparse" (absent keys read as initial).
+        segments: number of segments, fixed for the life of the model.
+        width: values for each key.
+        dtype: "f4" or "f8", of values and of the update function's state.
+        update: the server's update function: a built-in name, "module:Class", or the class.
+        settings: the update function's settings by name.
+        aggregate: True: updated once for each clock, with the sum of all logical workers' pushes
+            in the order of their ids; False: updated at each push.
+        mode: "sequential" (pulls wait for every logical worker's push of the clock before) or
+            "eventual" (pulls never wait).
+    """
+
+    name: str
+    size: int
+    kind: str = "dense"
+    segments: int = 1
+    width: int = 1
+    dtype: str = "f8"
+    update: str | type = "add"
+    settings: dict[str, float] = {}
+    aggregate: bool = False
+    mode: str = "eventual"
+
+    def __post_init__(self) -> None:
+        assert self.kind in ("dense", "sparse"), self.kind
+        assert self.dtype in DTYPES, self.dtype
+        assert self.mode in MODES, self.mode
+        assert 1 <= self.width and 0 <= self.size <= KEY_SPACE, (self.width, self.size)
+        assert self.kind == "dense" or (self.size == KEY_SPACE and self.segments >= 2)
+        assert self.mode != "sequential" or self.aggregate, "sequential tables aggregate"
+
+    @property
+    def segment_size(self) -> int:
+        """Return the number of keys of each segment but the last, which may be smaller."""
+        return max(1, -(-self.size // self.segments))
+
+    def segment_range(self, segment: int) -> tuple[int, int]:
+        """Return the key range [begin, end) of a segment.
+
+        >>> Table(name="w", size=10, segments=3).segment_range(2)
+        (8, 10)
+        """
+        begin = min(segment * self.segment_size, self.size)
+        return begin, min(begin + self.segment_size, self.size)
+
+
+def dense_segments(size: int, servers: int) -> int:
+    """Return the default number of segments of a dense table: many a server, none tiny."""
+    return max(1, min(SEGMENTS_PER_SERVER * servers, -(-size // SEGMENT_KEYS_MIN)))
+
+
+def sparse_segments(servers: int) -> int:
+    """Return the default number of segments of a sparse table."""
+    return SEGMENTS_PER_SERVER * servers
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A node in a view: its id, role, host, and the epoch that appointed it."""
+
+    node: int
+    role: str
+    host: str
+    incarnation: int
+
+
+class View(msgspec.Struct, frozen=True, array_like=True):
+    """Who is in the job, and who owns what, in one epoch (DESIGN: views).
+
+    Attributes:
+        epoch: number of the view.
+        members: the nodes with their roles, in the order of their ids.
+        owners: for each table the owner of each segment, int32 `(segments,)`.
+        actors: the node that acts for each logical worker, in the order of their ids.
+    """
+
+    epoch: int
+    members: tuple[Member, ...]
+    owners: tuple[np.ndarray, ...]
+    actors: tuple[int, ...]
+
+    def nodes(self, role: str) -> list[int]:
+        """Return the ids of the nodes with a role, ascending."""
+        return [member.node for member in self.members if member.role == role]
