@@ -137,6 +137,11 @@ class Transport(ABC):
         return buffers
 
 
+def is_large(head_size: int, payload_size: int) -> bool:
+    """Tell whether a payload travels uncopied, and is received in a place of its own."""
+    return payload_size > 0 and head_size + payload_size > SMALL_FRAME
+
+
 def as_bytes(array: npt.NDArray[Any]) -> Bytes:
     """Return an array's memory as a flat uint8 array, not copied.
 

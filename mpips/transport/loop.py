@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy.typing as npt
 
-from mpips.transport.base import FRAMES_PER_POLL, SMALL_FRAME, Bytes, Frame, Transport, as_bytes
+from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_bytes, is_large
 
 
 class LoopTransport(Transport):
@@ -57,10 +57,9 @@ class LoopTransport(Transport):
 
     def _receive(self, source: int, head: memoryview, payload: list[Bytes]) -> Frame:
         sizes = [part.nbytes for part in payload]
-        size = len(head) + sum(sizes)
-        self._count_received(size)
+        self._count_received(len(head) + sum(sizes))
         # Only a large payload has a place, as over MPI.
-        if size <= SMALL_FRAME or not self.place:
+        if not is_large(len(head), sum(sizes)):
             return source, head, payload
         buffers = self._buffers(source, head, sizes)
         for buffer, part in zip(buffers, payload, strict=True):

@@ -1,0 +1,230 @@
+"""A transport over MPI: point-to-point messages that never block, on one communicator.
+
+A small frame is one message. A large one is a message with its head and the sizes of its arrays,
+and then the arrays, cut into chunks under a second tag, which are received where they shall stay.
+MPI keeps the order of messages between two ranks under one tag, and the receiver opens the heads
+of a sender in that order; so the n-th chunk received is the n-th chunk sent, without any number.
+
+Only a few chunks are under way at a time. The rest waits here, which keeps the memory of MPI
+bounded and lets the small frames pass.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from mpips.errors import MpipsError, ProtocolError, RanksLostError
+from mpips.transport.backoff import Backoff
+from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_bytes, is_large
+from mpips.transport.lanes import Lane, Transfers
+from mpips.transport.packing import pack, unpack
+
+CHUNK_BYTES = 4 << 20
+"""Bytes of a chunk: long enough for full bandwidth, short enough to stay in the cache."""
+
+CHUNKS_UNDER_WAY = 4
+MESSAGES_UNDER_WAY = 64
+"""How many sends to one node are given to MPI before the first of them is done."""
+
+_MESSAGE, _CHUNK = 1, 2
+"""Tags."""
+
+_graveyard: list[object] = []
+"""Requests given up, and their memory, which MPI may still read or write (ULFM: never touch)."""
+
+
+class MPITransport(Transport):
+    """One rank's end; its node number is its rank in the communicator."""
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        """Duplicate the communicator, which all its ranks have to do together."""
+        super().__init__(comm.Get_rank(), comm.Get_size())
+        self._comm = comm.Dup()
+        self._comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self._sees_losses = _reports_failures(self._comm)
+        self._status = MPI.Status()
+        self._ready: deque[Frame] = deque()
+        self._unsent = 0
+        self._error: MpipsError | None = None
+        # Lanes are made when a node is first met, and looked at while something moves in them.
+        self._messages_out: dict[int, Lane[None]] = {}
+        self._chunks_out: dict[int, Lane[None]] = {}
+        self._messages_in: dict[int, Transfers[Bytes]] = {}
+        self._chunks_in: dict[int, Lane[Frame | None]] = {}
+        self._moving: dict[Transfers[Any], None] = {}
+
+    def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
+        """Queue a frame for a node; a large payload is sent from where it is."""
+        self._check_dest(dest)
+        arrays = [as_bytes(array) for array in payload]
+        size = sum(array.nbytes for array in arrays)
+        follows = is_large(len(head), size)
+        message = pack(head, arrays, follows)
+        # After a loss nothing is sent any more; poll tells why.
+        if self._error:
+            return
+        try:
+            self._add(self._lane_out(self._messages_out, dest, _MESSAGE), message)
+            if follows:
+                lane = self._lane_out(self._chunks_out, dest, _CHUNK)
+                for chunk in _chunks(arrays):
+                    self._add(lane, chunk)
+        except MPI.Exception as error:
+            self._error = self._explain(error)
+        self._count_sent(len(head) + size)
+
+    def poll(self) -> list[Frame]:
+        """Return the frames that are here, at most `FRAMES_PER_POLL`; never blocks."""
+        ready = self._ready
+        if len(ready) < FRAMES_PER_POLL and not self._error:
+            self._progress()
+        # What came before a loss is handed over before the loss is raised.
+        if self._error and not ready:
+            raise self._error
+        return [ready.popleft() for _ in range(min(len(ready), FRAMES_PER_POLL))]
+
+    def unsent(self) -> int:
+        """Return how many messages and chunks have not left."""
+        return self._unsent
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything has left, at most so many seconds, and tell whether it has."""
+        deadline = time.monotonic() + timeout_s
+        backoff = Backoff()
+        while not self._error:
+            before = self._unsent
+            self._progress()
+            if not self._unsent:
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            if self._unsent < before:
+                backoff.busy()
+            else:
+                backoff.wait()
+        raise self._error
+
+    def close(self) -> None:
+        """Let go of everything without waiting; what has not left may be lost.
+
+        The communicator is not freed, because that may wait for the other ranks.
+        """
+        _graveyard.extend(self._moving)
+        self._moving = {}
+        self._ready.clear()
+        self._unsent = 0
+        self._error = self._error or ProtocolError("The transport is closed.")
+
+    def _progress(self) -> None:
+        try:
+            self._fetch()
+            # A lane may start another one, which is looked at next time.
+            for lane in list(self._moving):
+                lane.advance()
+                if lane.is_idle():
+                    del self._moving[lane]
+        except MPI.Exception as error:
+            self._error = self._explain(error)
+        except ProtocolError as error:
+            self._error = error
+
+    def _fetch(self) -> None:
+        """Begin to receive the messages that are here, a bounded number."""
+        comm, status = self._comm, self._status
+        for _ in range(FRAMES_PER_POLL):
+            message = comm.Improbe(MPI.ANY_SOURCE, _MESSAGE, status)
+            if message is None:
+                return
+            source = status.source
+            data = np.empty(status.count, np.uint8)
+            request = message.Irecv(data)
+            # Messages of one sender are opened in order, so that its chunks find their frames.
+            lane = self._messages_in.get(source)
+            if request.Test() and (lane is None or lane.is_idle()):
+                self._open(source, data)
+                continue
+            if lane is None:
+                lane = self._messages_in[source] = Transfers(partial(self._open, source))
+            lane.follow(request, data, data)
+            self._moving[lane] = None
+        # Improbe raises only when no message waits, which on a busy rank may never happen.
+        if self._sees_losses and self._failed():
+            self._error = self._loss()
+
+    def _open(self, source: int, message: Bytes) -> None:
+        """Hand over a small frame; begin to receive the payload of a large one."""
+        head, sizes, arrays, follows = unpack(message)
+        self._count_received(len(head) + sum(sizes))
+        if not follows:
+            self._ready.append((source, head, arrays))
+            return
+        arrays = self._buffers(source, head, sizes)
+        lane = self._chunks_in.get(source)
+        if lane is None:
+            begin = partial(self._comm.Irecv, source=source, tag=_CHUNK)
+            lane = self._chunks_in[source] = Lane(begin, self._complete, CHUNKS_UNDER_WAY)
+        # The last chunk to be received completes the frame.
+        *chunks, last = _chunks(arrays)
+        for chunk in chunks:
+            lane.add(chunk, None)
+        lane.add(last, (source, head, arrays))
+        self._moving[lane] = None
+
+    def _complete(self, frame: Frame | None) -> None:
+        if frame:
+            self._ready.append(frame)
+
+    def _lane_out(self, lanes: dict[int, Lane[None]], dest: int, tag: int) -> Lane[None]:
+        lane = lanes.get(dest)
+        if lane is None:
+            window = CHUNKS_UNDER_WAY if tag == _CHUNK else MESSAGES_UNDER_WAY
+            begin = partial(self._comm.Isend, dest=dest, tag=tag)
+            lane = lanes[dest] = Lane(begin, self._leave, window)
+        return lane
+
+    def _add(self, lane: Lane[None], data: bytes | Bytes) -> None:
+        self._unsent += 1
+        lane.add(data, None)
+        self._moving[lane] = None
+
+    def _leave(self, _: None) -> None:
+        self._unsent -= 1
+
+    def _explain(self, error: MPI.Exception) -> MpipsError:
+        """Return what an error of MPI means here."""
+        if self._sees_losses and self._failed():
+            return self._loss()
+        return ProtocolError(f"MPI failed: {error.Get_error_string()}.", f"node {self.node}")
+
+    def _failed(self) -> bool:
+        group = self._comm.Get_failed()
+        failed = group.size > 0
+        group.Free()
+        return failed
+
+    def _loss(self) -> RanksLostError:
+        group, everybody = self._comm.Get_failed(), self._comm.Get_group()
+        self.lost = frozenset(group.Translate_ranks(None, everybody))
+        names = ", ".join(map(str, sorted(self.lost)))
+        return RanksLostError(f"MPI reports the death of node {names}.", f"node {self.node}")
+
+
+def _chunks(arrays: list[Bytes]) -> list[Bytes]:
+    """Cut arrays into views of at most `CHUNK_BYTES`; an empty array gives none."""
+    step = CHUNK_BYTES
+    return [array[at : at + step] for array in arrays for at in range(0, array.nbytes, step)]
+
+
+def _reports_failures(comm: MPI.Intracomm) -> bool:
+    """Tell whether this MPI knows which ranks have failed."""
+    try:
+        comm.Get_failed().Free()
+    except (NotImplementedError, MPI.Exception):
+        return False
+    return True

@@ -1,0 +1,81 @@
+"""How head and payload lie in one message.
+
+::
+
+    u32  bytes of the head
+    u32  number of arrays, plus FOLLOWS if the arrays come in messages of their own
+    u64  bytes of each array
+         head
+         arrays, each at a multiple of 8, unless FOLLOWS
+
+Integers are little-endian. The layout is that of one job's memory, not of a file: both ends run the
+same version.
+"""
+
+import struct
+
+from mpips.errors import ProtocolError
+from mpips.transport.base import Bytes
+
+FOLLOWS = 1 << 31
+
+_COUNTS = struct.Struct("<II")
+_PADDING = [bytes(count) for count in range(8)]
+
+
+def pack(head: bytes, arrays: list[Bytes], follows: bool) -> bytes:
+    """Return the message of a frame, with its arrays or, if they follow, only with their sizes.
+
+    >>> pack(b"hi", [], False).hex(" ", 4)
+    '0200 00000000 00006869'
+    """
+    if not arrays:
+        return _COUNTS.pack(len(head), 0) + head
+    sizes = [array.nbytes for array in arrays]
+    flag = FOLLOWS if follows else 0
+    pieces: list[bytes | memoryview] = [
+        struct.pack(f"<II{len(sizes)}Q", len(head), len(sizes) | flag, *sizes),
+        head,
+    ]
+    # Everything before the head has a multiple of 8 bytes, so the head alone decides its padding.
+    if not follows:
+        pieces.append(_PADDING[-len(head) % 8])
+        for array, size in zip(arrays, sizes, strict=True):
+            pieces += array.data, _PADDING[-size % 8]
+    return b"".join(pieces)
+
+
+def unpack(message: Bytes) -> tuple[memoryview, list[int], list[Bytes], bool]:
+    """Return head, sizes of the arrays, the arrays, and whether they follow in messages.
+
+    Head and arrays are views of the message.
+
+    Raises:
+        ProtocolError: the message is shorter than it says.
+    """
+    if message.nbytes < _COUNTS.size:
+        raise ProtocolError(f"A message of {message.nbytes} bytes is none of this version.")
+    memory = message.data
+    head_size, count = _COUNTS.unpack_from(memory)
+    follows, count = bool(count & FOLLOWS), count & ~FOLLOWS
+    start = _COUNTS.size + 8 * count
+    end = start + head_size
+    if message.nbytes < end:
+        raise ProtocolError(f"A message of {message.nbytes} bytes is too short for its head.")
+    head = memory[start:end]
+    if not count:
+        return head, [], [], False
+    sizes = list(struct.unpack_from(f"<{count}Q", memory, _COUNTS.size))
+    arrays = [] if follows else _arrays(message, end, sizes)
+    return head, sizes, arrays, follows
+
+
+def _arrays(message: Bytes, position: int, sizes: list[int]) -> list[Bytes]:
+    arrays = []
+    for size in sizes:
+        position += -position % 8
+        arrays.append(message[position : position + size])
+        position += size
+    if position > message.nbytes:
+        raise ProtocolError(f"A message of {message.nbytes} bytes is too short for its arrays.")
+    return arrays
