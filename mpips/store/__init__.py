@@ -1,0 +1,1 @@
+"""What a server holds: tables, dense or sparse, and the update functions that change them."""

@@ -1,0 +1,53 @@
+"""The update functions that come with mpips."""
+
+from typing import ClassVar, final
+
+import numpy as np
+
+from mpips.store.update import Field, Slots, Update
+from mpips.wire.types import ValueArray
+
+
+@final
+class Add(Update):
+    """Add what is pushed: gradients, counts, sketches.
+
+    >>> rows = np.zeros((3, 1))
+    >>> Add(1).apply(rows, np.array([0, 2]), 0, np.array([[5.0], [7.0]]))
+    >>> rows.tolist()
+    [[5.0], [0.0], [7.0]]
+    """
+
+    name: ClassVar[str] = "add"
+
+    def make_fields(self) -> tuple[Field, ...]:
+        """Return the sum alone."""
+        return (Field("sum", self.width, 0.0),)
+
+    def apply(self, rows: ValueArray, slots: Slots, first: int, values: ValueArray) -> None:
+        """Change the rows by rows += values."""
+        if not len(slots):
+            rows[first : first + len(values)] += values
+        elif self.width == 1:
+            # On one-dimensional arrays this is twice as fast as fancy indexing.
+            np.add.at(rows.reshape(-1), slots, values.reshape(-1))
+        else:
+            rows[slots] += values
+
+
+@final
+class Assign(Update):
+    """Overwrite by what is pushed."""
+
+    name: ClassVar[str] = "assign"
+
+    def make_fields(self) -> tuple[Field, ...]:
+        """Return the value alone."""
+        return (Field("value", self.width, 0.0),)
+
+    def apply(self, rows: ValueArray, slots: Slots, first: int, values: ValueArray) -> None:
+        """Change the rows by rows = values."""
+        if len(slots):
+            rows[slots] = values
+        else:
+            rows[first : first + len(values)] = values

@@ -1,0 +1,52 @@
+"""Finds update functions by name; the names that users import are here too."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Final
+
+from mpips.errors import ConfigError
+from mpips.store.builtin import Add, Assign
+from mpips.store.update import NO_SLOTS, Field, Slots, Update
+
+__all__ = ["BUILT_IN", "NO_SLOTS", "Field", "Slots", "Update", "find_update"]
+
+BUILT_IN: Final[dict[str, type[Update]]] = {kind.name: kind for kind in (Add, Assign)}
+
+
+def find_update(
+    update: str | type, settings: Mapping[str, float] | None = None, width: int = 1
+) -> Update:
+    """Return a table's update function.
+
+    Args:
+        update: a built-in name, "module:Class", or a subclass of `Update` or `UserUpdate`.
+        settings: its settings by name.
+        width: values of a key that a pull returns.
+
+    Raises:
+        ConfigError: there is no such update function, or a setting of it is wrong.
+
+    >>> find_update("add", {}, 2).columns
+    2
+    """
+    kind = update if isinstance(update, type) else BUILT_IN.get(update) or _import_class(update)
+    if not (isinstance(kind, type) and issubclass(kind, Update)):
+        raise ConfigError(
+            f"{update} is no update function.",
+            "",
+            "A class of your own derives from mpips.store.updates.UserUpdate.",
+        )
+    return kind(width, settings)
+
+
+def _import_class(name: str) -> object:
+    """Return what "module:Class" names."""
+    module, _, attribute = name.partition(":")
+    remedy = f"Built in are {', '.join(BUILT_IN)}; your own is named module:Class."
+    if not (module and attribute):
+        raise ConfigError(f"There is no update function {name}.", "", remedy)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        what = f"The update function {name} cannot be imported: {type(error).__name__}: {error}."
+        raise ConfigError(what, "", remedy) from error
