@@ -1,0 +1,1 @@
+"""Hold everything that touches disks: training data, models and text, with their checks."""
