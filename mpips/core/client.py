@@ -119,7 +119,8 @@ class ClientMachine(Machine):
     def validate(self) -> None:
         """Assert that open requests and unfinished tasks belong together."""
         for request, task in self._requests.items():
-            assert request in task.requests and task.timestamp in self._tasks
+            assert request in task.requests
+            assert task.timestamp in self._tasks
         for task in self._tasks.values():
             assert task.after or task.requests, f"task {task.timestamp} waits for nothing"
             assert all(t in self._tasks for t in task.after)

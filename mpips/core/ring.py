@@ -60,7 +60,8 @@ def place(table: int, segments: int, servers: Sequence[int]) -> npt.NDArray[np.i
     order = np.argsort(points, kind="stable")
     points, nodes = points[order], nodes[order]
     # Walk clockwise from each segment to the first server that has room.
-    keys = mix(mix(np.full(segments, table, dtype=np.uint64)) + np.arange(segments, dtype=np.uint64))
+    names = np.arange(segments, dtype=np.uint64)
+    keys = mix(mix(np.full(segments, table, dtype=np.uint64)) + names)
     starts = np.searchsorted(points, keys).tolist()
     room = dict.fromkeys(servers, load_max(segments, len(servers)))
     owners = np.empty(segments, dtype=np.int32)

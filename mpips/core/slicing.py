@@ -47,7 +47,8 @@ class Request:
 def cut_range(table: Table, begin: int, end: int) -> list[Piece]:
     """Return the pieces of the key range [begin, end), ascending.
 
-    >>> [(p.segment, p.begin, p.count) for p in cut_range(Table(name="w", size=9, segments=3), 2, 7)]
+    >>> table = Table(name="w", size=9, segments=3)
+    >>> [(piece.segment, piece.begin, piece.count) for piece in cut_range(table, 2, 7)]
     [(0, 2, 1), (1, 3, 3), (2, 6, 1)]
     """
     if begin >= end:

@@ -25,7 +25,8 @@ def make_epoch(counter: int, proposer: int) -> int:
     >>> make_epoch(2, 0) > make_epoch(1, 7) > make_epoch(1, 3)
     True
     """
-    assert 0 <= proposer < PROPOSERS_MAX and counter >= 0, (counter, proposer)
+    assert 0 <= proposer < PROPOSERS_MAX, proposer
+    assert counter >= 0, counter
     return counter * PROPOSERS_MAX + proposer
 
 
@@ -62,7 +63,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         assert self.kind in ("dense", "sparse"), self.kind
         assert self.dtype in DTYPES, self.dtype
         assert self.mode in MODES, self.mode
-        assert 1 <= self.width and 0 <= self.size <= KEY_SPACE, (self.width, self.size)
+        assert self.width >= 1, self.width
+        assert 0 <= self.size <= KEY_SPACE, self.size
         assert self.kind == "dense" or (self.size == KEY_SPACE and self.segments >= 2)
         assert self.mode != "sequential" or self.aggregate, "sequential tables aggregate"
 

@@ -1,0 +1,304 @@
+"""The server: applies each push once, in its stream's order, and answers when it is safe.
+
+Clocks and numbers are two things (DESIGN, section 4). *Numbers* tell pushes apart: a slice is
+accepted when the stream's push before it on that segment has been accepted, parked when it comes
+early, and answered again when it was accepted before. *Clocks* say how far a segment is: a pull
+waits until the clocks of its slices have reached its marks.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from mpips.core.aggregation import Aggregation, Contribution, sum_contributions
+from mpips.core.machine import Effect, Machine, Send
+from mpips.core.slicing import Range
+from mpips.errors import ProtocolError
+from mpips.store.base import Store
+from mpips.wire.messages import Message, Pull, Push, PushAck, Slice, Values
+from mpips.wire.types import KeyArray, ValueArray, View
+
+EARLY_SLICES_MAX: Final = 4096
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request whose answer waits: `open` slices of a push, or the marks of a pull."""
+
+    source: int
+    message: Push | Pull
+    open: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """A slice that came before its predecessor."""
+
+    number: int
+    contribution: Contribution
+    pending: Pending
+
+
+class Held:
+    """What a server keeps for one table beside the values: numbers, clocks, and who waits.
+
+    Args:
+        store: the table's values.
+        streams: number of logical workers.
+    """
+
+    def __init__(self, store: Store, streams: int) -> None:
+        self.store, self.table = store, store.table
+        segments = self.table.segments
+        # By segment, then by stream: the number accepted last, and the number applied last.
+        self.accepted = [[0] * streams for _ in range(segments)]
+        self.applied = [[0] * streams for _ in range(segments)]
+        self.clocks = [0] * segments
+        self.sums = [Aggregation(streams) for _ in range(segments)] if self.table.aggregate else []
+        self.early: dict[tuple[int, int], dict[int, Early]] = {}
+        self.unapplied: dict[tuple[int, int], list[tuple[int, Pending]]] = {}
+        self.waiting: list[Pending] = []
+
+
+class ServerMachine(Machine):
+    """Owns segments of tables: applies pushes, holds pulls back, and answers.
+
+    Invariants: the numbers applied of a stream never exceed those accepted; what is early is
+    later than what is accepted; a request is answered once for each time it comes.
+    """
+
+    def __init__(self, node: int, stores: Sequence[Store], streams: int) -> None:
+        super().__init__(node)
+        self._held = [Held(store, streams) for store in stores]
+        self._epoch = 0
+        self._pushes = self._pulls = self._duplicates = self._parked = 0
+
+    @property
+    def stores(self) -> list[Store]:
+        """Return the stores, by table."""
+        return [held.store for held in self._held]
+
+    def install(self, view: View) -> None:
+        """Own what the view says."""
+        assert view.epoch > self._epoch, (view.epoch, self._epoch)
+        self._epoch = view.epoch
+        for held, owners in zip(self._held, view.owners, strict=True):
+            held.store.hold_many(np.flatnonzero(owners == self.node).tolist())
+
+    def step(self, now: float, source: int, message: Message) -> list[Effect]:
+        """Take a push or a pull and return the answers that are due."""
+        match message:
+            case Push():
+                return self._step_push(source, message)
+            case Pull():
+                return self._step_pull(source, message)
+        raise ProtocolError(f"server {self.node}: no step for {type(message).__name__}")
+
+    def validate(self) -> None:
+        """Assert that numbers and queues belong together."""
+        for held in self._held:
+            for accepted, applied in zip(held.accepted, held.applied, strict=True):
+                assert all(a >= b for a, b in zip(accepted, applied, strict=True))
+            for (segment, stream), slices in held.early.items():
+                assert slices
+                assert all(p > held.accepted[segment][stream] for p in slices)
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters, by name."""
+        return {
+            "pushes": self._pushes,
+            "pulls": self._pulls,
+            "duplicate_slices": self._duplicates,
+            "parked_slices": self._parked,
+            "waiting": sum(len(held.waiting) for held in self._held),
+            **{key: sum(s.statistics()[key] for s in self.stores) for key in ("keys", "bytes")},
+        }
+
+    # -- Pushes ----------------------------------------------------------------------------------
+
+    def _step_push(self, source: int, push: Push) -> list[Effect]:
+        held = self._held[push.table]
+        self._pushes += 1
+        # Nearly always every slice is the next of its stream, and the message is one update.
+        if not held.table.aggregate and self._is_next(held, push):
+            self._apply_whole(held, push)
+            return [self._answer(held, source, push)]
+        pending = Pending(source, push, open=len(push.slices))
+        effects: list[Effect] = []
+        for segment, previous, contribution in _contributions(push):
+            accepted = held.accepted[segment][push.stream]
+            if previous > accepted:
+                self._park(held, segment, previous, Early(push.number, contribution, pending))
+                continue
+            held.unapplied.setdefault((segment, push.stream), []).append((push.number, pending))
+            if push.number > accepted:
+                self._accept(held, segment, push.stream, contribution)
+            else:
+                self._duplicates += 1
+            effects += self._release(held, segment, push.stream)
+        return effects + self._release_waiting(held)
+
+    def _is_next(self, held: Held, push: Push) -> bool:
+        accepted, stream = held.accepted, push.stream
+        return all(accepted[segment][stream] == mark for segment, mark, _, _ in push.slices) and (
+            not held.early
+        )
+
+    def _apply_whole(self, held: Held, push: Push) -> None:
+        if push.keys is not None:
+            held.store.update_keys(push.keys, push.values)
+        else:
+            at = 0
+            for begin, end in _runs(push.slices):
+                held.store.update_range(begin, end, push.values[at : at + end - begin])
+                at += end - begin
+        for segment, _, _, _ in push.slices:
+            held.accepted[segment][push.stream] = push.number
+            held.applied[segment][push.stream] = push.number
+
+    def _park(self, held: Held, segment: int, previous: int, early: Early) -> None:
+        stream = early.pending.message.stream  # type: ignore[union-attr]
+        slices = held.early.setdefault((segment, stream), {})
+        self._parked += 1
+        if len(slices) >= EARLY_SLICES_MAX:
+            raise ProtocolError(
+                f"server {self.node}: {len(slices)} pushes of logical worker {stream} to segment"
+                f" {segment} of {held.table.name} came early; the one after"
+                f" {held.accepted[segment][stream]} is missing"
+            )
+        slices[previous] = early
+
+    def _accept(self, held: Held, segment: int, stream: int, contribution: Contribution) -> None:
+        """Apply a slice, or add it to the sum of its clock; then what waited for it."""
+        held.accepted[segment][stream] = contribution.number
+        if held.table.aggregate:
+            held.sums[segment].add(stream, contribution)
+            while (taken := held.sums[segment].take()) is not None:
+                where, values = sum_contributions(taken)
+                _update(held.store, where, values)
+                held.clocks[segment] = taken[0].clock
+                for other, part in enumerate(taken):
+                    held.applied[segment][other] = part.number
+        else:
+            _update(held.store, contribution.where, contribution.values)
+            held.applied[segment][stream] = contribution.number
+        # Accept the slice that came early, if it is the next one now.
+        slices = held.early.get((segment, stream))
+        early = slices.pop(contribution.number, None) if slices else None
+        if slices is not None and not slices:
+            del held.early[segment, stream]
+        if early is not None:
+            waiting = held.unapplied.setdefault((segment, stream), [])
+            waiting.append((early.number, early.pending))
+            self._accept(held, segment, stream, early.contribution)
+
+    def _release(self, held: Held, segment: int, stream: int) -> list[Effect]:
+        """Return the answers to pushes whose last slice has now been applied."""
+        effects: list[Effect] = []
+        applied = held.applied[segment]
+        streams = range(len(applied)) if held.table.aggregate else (stream,)
+        for other in streams:
+            waiting = held.unapplied.get((segment, other))
+            if not waiting:
+                continue
+            still = []
+            for number, pending in waiting:
+                if number > applied[other]:
+                    still.append((number, pending))
+                    continue
+                pending.open -= 1
+                if pending.open == 0:
+                    effects.append(self._answer(held, pending.source, pending.message))
+            if still:
+                held.unapplied[segment, other] = still
+            else:
+                del held.unapplied[segment, other]
+        return effects
+
+    # -- Pulls -----------------------------------------------------------------------------------
+
+    def _step_pull(self, source: int, pull: Pull) -> list[Effect]:
+        held = self._held[pull.table]
+        self._pulls += 1
+        if self._may_read(held, pull):
+            return [self._answer(held, source, pull)]
+        held.waiting.append(Pending(source, pull))
+        return []
+
+    def _may_read(self, held: Held, pull: Push | Pull) -> bool:
+        clocks = held.clocks
+        return all(clocks[segment] >= mark for segment, mark, _, _ in pull.slices)
+
+    def _release_waiting(self, held: Held) -> list[Effect]:
+        """Return the answers to pulls whose clocks have come."""
+        if not held.waiting:
+            return []
+        ready = [p for p in held.waiting if self._may_read(held, p.message)]
+        held.waiting = [p for p in held.waiting if not self._may_read(held, p.message)]
+        return [self._answer(held, p.source, p.message) for p in ready]
+
+    def _answer(self, held: Held, source: int, message: Push | Pull) -> Send:
+        if isinstance(message, Push) and not message.pull:
+            return Send(source, PushAck(epoch=self._epoch, request=message.request))
+        keys, values, counts = self._read(held, message)
+        answer = Values(
+            epoch=self._epoch,
+            request=message.request,
+            table=message.table,
+            keys=keys,
+            values=values,
+            counts=counts,
+        )
+        return Send(source, answer)
+
+    def _read(
+        self, held: Held, message: Push | Pull
+    ) -> tuple[KeyArray | None, ValueArray, list[int]]:
+        store, width = held.store, held.store.update.pull_width
+        if message.keys is not None:
+            out = np.empty((len(message.keys), width), store.dtype)
+            store.read_keys(message.keys, out)
+            return None, out, []
+        if held.table.kind == "sparse":
+            # Send the keys that exist, segment after segment.
+            found = [store.read_range(begin, begin + n) for _, _, begin, n in message.slices]
+            keys = np.concatenate([k for k, _ in found if k is not None])
+            values = np.concatenate([v for _, v in found])
+            return keys, values, [len(v) for _, v in found]
+        out, at = np.empty((sum(s[3] for s in message.slices), width), store.dtype), 0
+        for begin, end in _runs(message.slices):
+            store.read_range(begin, end, out[at : at + end - begin])
+            at += end - begin
+        return None, out, []
+
+
+def _update(store: Store, where: KeyArray | Range, values: ValueArray) -> None:
+    if isinstance(where, tuple):
+        store.update_range(*where, values)
+    elif len(where):
+        store.update_keys(where, values)
+
+
+def _runs(slices: Sequence[Slice]) -> list[Range]:
+    """Return the key ranges of the slices of a range, neighbours joined."""
+    joined: list[Range] = []
+    for _, _, begin, count in slices:
+        if joined and joined[-1][1] == begin:
+            joined[-1] = (joined[-1][0], begin + count)
+        else:
+            joined.append((begin, begin + count))
+    return joined
+
+
+def _contributions(push: Push) -> Iterator[tuple[int, int, Contribution]]:
+    """Yield segment, previous number and content of each slice of a push."""
+    cuts = np.cumsum([0, *(count for _, _, _, count in push.slices)]).tolist()
+    for (segment, previous, begin, count), (low, high) in zip(
+        push.slices, pairwise(cuts), strict=True
+    ):
+        where = (begin, begin + count) if push.keys is None else push.keys[low:high]
+        part = Contribution(push.number, push.clock, where, push.values[low:high])
+        yield segment, previous, part

@@ -1,0 +1,39 @@
+"""The scheduler's tasks, and the plan that an app gives it."""
+
+from collections.abc import Generator
+from typing import Any
+
+import msgspec
+
+from mpips.core.machine import Report
+
+GROUPS = ("workers", "servers")
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """A function of the app that a group of nodes shall run (OSDI 2014, section 3.2).
+
+    Attributes:
+        group: "workers": once for each logical worker; "servers": once on each server.
+        function: name of the app's method.
+        arguments: its keyword arguments, the same for all; arrays may be among them.
+        only: the one logical worker that runs it; None: all.
+    """
+
+    group: str
+    function: str
+    arguments: dict[str, Any] = {}
+    only: int | None = None
+
+    def __post_init__(self) -> None:
+        assert self.group in GROUPS, self.group
+        assert self.only is None or self.group == "workers", "one logical worker, not one server"
+
+
+Plan = Generator[Task | Report, Any, dict[str, Any]]
+"""The scheduler's half of an app.
+
+It yields a `Task` and is sent the list of results, in the order of logical workers (or of server
+nodes), or it yields a `Report` for the user; what it returns is the summary of the run. It must be
+deterministic: the same results give the same tasks.
+"""
