@@ -1,0 +1,181 @@
+"""The frame of the command line: finds the command, runs it, and turns errors into sentences.
+
+A command is a module `mpips/cli/NAME.py` with `add_arguments(parser)` and
+`run(arguments) -> int`. Only the chosen one is imported, so that help is instant.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from mpips import __version__
+from mpips.errors import MpipsError, UsageError
+
+COMMANDS = {
+    "demo": "train on the data that comes with mpips, and show what happens",
+    "test": "run the project's tests, serial and under MPI",
+    "doctor": "check Python, MPI, recovery, HDF5 and Slurm, and say what to do",
+    "convert": "turn libsvm and other text into the HDF5 that training reads",
+    "info": "say what a data file, a model or a run folder holds",
+    "check": "check a config and its data without starting anything",
+    "train": "train a model on servers and workers",
+    "predict": "write a model's prediction for each row of a data file",
+    "evaluate": "measure a model on a data file",
+    "export": "write a model or a data file as text",
+    "report": "draw what happened in a run",
+    "slurm": "write a batch script for Slurm",
+    "ctl": "add or remove servers and workers of a running job",
+    "bench": "measure push and pull against raw MPI",
+    "sim": "run the protocol in a simulated cluster with failures",
+}
+
+# Name what a command needs beside the dependencies; an empty tuple is the usual case.
+EXTRAS = {"test": ("test", "dev"), "report": ("report",)}
+
+EXIT_CODES = """exit codes:
+  0   done                          70  internal error: a bug in mpips
+  2   usage or config               73  cannot create output
+  65  bad data                      74  reading or writing failed
+  66  missing input                 75  stopped at a checkpoint: run again to go on
+  69  no usable MPI or environment  76  too many ranks lost"""
+
+INTERRUPTED, BROKEN_PIPE, INTERNAL = 130, 141, 70
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are `UsageError`s, with the option that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a `UsageError` in place of leaving the program."""
+        remedy = f"{self.prog} --help shows what there is"
+        if message.startswith("unrecognized arguments: -"):
+            wrong = message.split()[2].partition("=")[0]
+            remedy = did_you_mean(wrong, list(self._option_string_actions)) or remedy
+        raise UsageError(message, f"in: {self.prog} ...", remedy)
+
+
+def did_you_mean(wrong: str, known: list[str]) -> str:
+    """Name the known word that is closest to a wrong one, or return an empty string.
+
+    >>> did_you_mean("tran", ["train", "test"])
+    'did you mean train?'
+    """
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.55)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def commands() -> dict[str, str]:
+    """Return the commands that exist, each with its help of one line."""
+    folder = Path(__file__).parent
+    return {name: text for name, text in COMMANDS.items() if (folder / f"{name}.py").is_file()}
+
+
+def overview() -> str:
+    """Return the text of `mpips --help`."""
+    lines = [f"  {name:<10}{text}" for name, text in commands().items()]
+    return "\n".join([
+        "usage: mpips COMMAND ...",
+        "",
+        "A parameter server for MPI machines that goes on when ranks die.",
+        "",
+        "commands:",
+        *lines,
+        "",
+        "mpips COMMAND --help shows a command's options; --version the version;",
+        "--debug, with any command, the place in the code where an error was raised.",
+        "",
+        EXIT_CODES,
+    ])
+
+
+def parser_for(name: str) -> tuple[argparse.ArgumentParser, object]:
+    """Import a command's module and return its parser and the module."""
+    module = importlib.import_module(f"mpips.cli.{name}")
+    parser = Parser(
+        prog=f"mpips {name}",
+        description=(module.__doc__ or "").partition("\n\n")[0],
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true",
+                        help="show where in the code an error was raised")
+    return parser, module
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name in ("-V", "--version"):
+        print(f"mpips {__version__}")
+        return 0
+    if name not in commands():
+        remedy = did_you_mean(name, list(commands())) or "mpips --help shows the commands"
+        raise UsageError(f"there is no command {name}", "", remedy)
+
+    # Go where the packages are. The doctor also looks at a Python that has none.
+    from mpips import bootstrap
+
+    bootstrap.ensure(EXTRAS.get(name, ()), arguments, may_make=name != "doctor")
+    parser, module = parser_for(name)
+    code: int = module.run(parser.parse_args(arguments[1:]))  # type: ignore[attr-defined]
+    return code
+
+
+def report(error: MpipsError) -> None:
+    """Print an error as three lines: what, where, remedy.
+
+    Every rank of a job meets the same wrong command line or config: the first one says it.
+    """
+    from mpips.node import mpirun
+
+    rank = mpirun.rank_promised()
+    if rank and isinstance(error, UsageError):
+        return
+    prefix = f"[rank {rank}] " if rank else ""
+    parts = [f"mpips: error: {error.what}", f"  {error.where}", f"  {error.remedy}"]
+    text = "\n".join(prefix + part for part in parts if part.strip())
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line and return the exit code; no error leaves as a traceback.
+
+    Args:
+        arguments: what follows the program's name.
+    """
+    debug = "--debug" in arguments
+    if arguments[:1] == ["--debug"]:
+        arguments = [*arguments[1:2], "--debug", *arguments[2:]] if arguments[1:] else []
+    try:
+        code = dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone: let the interpreter's last flush go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except MpipsError as error:
+        if debug:
+            traceback.print_exc()
+        report(error)
+        return error.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        what = f"{type(error).__name__}: {error}".partition("\n")[0]
+        print(f"mpips: internal error: {what}; please report; --debug shows where", file=sys.stderr)
+        return INTERNAL

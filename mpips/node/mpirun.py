@@ -1,0 +1,421 @@
+"""Starts ranks: finds the mpirun that belongs to mpi4py's libmpi, and knows its settings.
+
+Only the standard library is used, since this runs before MPI and outside of it. Whoever starts
+ranks sets `MPIPS_RANK_OF`, so that a rank knows whose it is, and a second mpirun started inside a
+rank is not taken for the first.
+"""
+
+import ctypes
+import os
+import re
+import shlex
+import shutil
+import signal
+import site
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from mpips.errors import LaunchError
+
+MARKER = "MPIPS_RANK_OF"
+PACKAGE = Path(__file__).resolve().parent.parent
+
+# Variables in which launchers tell a rank its number and the size of its world.
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
+SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PALS_NRANKS")
+
+# What an outer mpirun leaves in the environment of its ranks. The user's own OMPI_MCA_* of a
+# login shell look the same; a nested start is the only one that strips them.
+OUTER = re.compile(r"^(OMPI|PMIX|PRTE|OPAL|PMI|HYDRA|HYDI|MPIR?|MV2)_")
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
+                    "NUMBA_NUM_THREADS")
+PASSED_ON = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SECONDS_TO_END = 10.0
+
+# What mpirun ends with where not even the loopback interface is up.
+NO_NETWORK = 213
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One variable for mpirun and its ranks: when it is set, and why."""
+
+    name: str
+    value: str
+    when: str
+    why: str
+
+
+# The one table of settings. `when`: always, local (no resource manager), crowded (more ranks
+# than cores, local), root. A variable that the user has set is left as it is.
+SETTINGS = (
+    Setting("OMPI_MCA_btl_tcp_flags", "send,inplace,need-ack,need-csum,hetero-rdma", "always",
+            "no put: a rendezvous with a dead peer loops for ever or crashes over TCP"),
+    Setting("OMPI_MCA_coll", "^hcoll,portals4,han", "always",
+            "han gives wrong sums, without an error, after a rank has died"),
+    Setting("OMPI_MCA_pml", "ob1", "local",
+            "the messaging layer that survives deaths; and no search for fabrics: 1 s less"),
+    Setting("OMPI_MCA_btl", "self,sm,tcp", "local", "shared memory, and TCP without a search"),
+    Setting("OMPI_MCA_osc", "^ucx", "local", "one-sided transfers are not used: no search"),
+    Setting("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe", "local",
+            "a laptop may hold more ranks than cores"),
+    Setting("OMPI_MCA_rmaps_base_oversubscribe", "1", "local", "the same for Open MPI 4"),
+    Setting("OMPI_MCA_mpi_yield_when_idle", "1", "crowded", "waiting ranks give up their core"),
+    Setting("OMPI_ALLOW_RUN_AS_ROOT", "1", "root", "containers run as root"),
+    Setting("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", "root", "containers run as root"),
+    Setting("PRTE_ALLOW_RUN_AS_ROOT", "1", "root", "containers run as root"),
+    Setting("PRTE_ALLOW_RUN_AS_ROOT_CONFIRM", "1", "root", "containers run as root"),
+)
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """An mpirun: where it is, whose it is, and how old."""
+
+    path: str
+    flavour: str
+    version: tuple[int, ...]
+
+    @property
+    def can_recover(self) -> bool:
+        """Tell whether ranks may die under it without the job."""
+        return self.flavour == "Open MPI" and self.version >= (5,)
+
+    @property
+    def prefix(self) -> Path:
+        """Return the folder above its `bin`, links resolved."""
+        return Path(self.path).parent.resolve().parent
+
+    def __str__(self) -> str:
+        return f"{self.flavour} {'.'.join(map(str, self.version))} ({self.path})"
+
+
+def library_folders() -> list[Path]:
+    """List the prefixes that mpi4py searches before the loader's path, in its order."""
+    prefixes = [Path(sys.prefix)]
+    if site.ENABLE_USER_SITE:
+        prefixes.append(Path(site.getuserbase()))
+    if sys.base_prefix not in ("/usr", sys.prefix):
+        prefixes.append(Path(sys.base_prefix))
+    return prefixes
+
+
+def find() -> Launcher:
+    """Find the mpirun that belongs to the libmpi that mpi4py will load.
+
+    Raises:
+        LaunchError: there is none.
+    """
+    # Take the user's word, then the wheel's, whose library is loaded first, then the PATH's.
+    if named := os.environ.get("MPIPS_MPIRUN"):
+        path = shutil.which(named)
+        if path is None:
+            raise LaunchError("MPIPS_MPIRUN names no program", named, "unset it or correct it")
+        return identify(path)
+    for prefix in library_folders():
+        program = prefix / "bin" / "mpirun"
+        if program.is_file() and any((prefix / "lib").glob("libmpi.so*")):
+            return identify(str(program))
+    path = shutil.which("mpirun") or shutil.which("mpiexec")
+    if path is None:
+        raise LaunchError(
+            "no mpirun",
+            f"looked in {sys.prefix}/bin and on the PATH",
+            "laptop: pip install 'mpips[mpi]'; cluster: module load openmpi; or set MPIPS_MPIRUN",
+        )
+    return identify(path)
+
+
+def identify(path: str) -> Launcher:
+    """Ask an mpirun for its name and version.
+
+    Raises:
+        LaunchError: it does not start.
+    """
+    environment = inner_environment({})
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20,
+                              stdin=subprocess.DEVNULL, env=environment, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LaunchError("mpirun does not start", f"{path}: {error}",
+                          "reload its module, or set MPIPS_MPIRUN") from error
+    return parse_version(path, done.stdout + done.stderr)
+
+
+def parse_version(path: str, text: str) -> Launcher:
+    """Read what `mpirun --version` prints.
+
+    >>> parse_version("mpirun", "mpirun (Open MPI) 5.0.11").version
+    (5, 0, 11)
+    """
+    patterns = {
+        "Open MPI": r"(?:Open MPI|OpenRTE)\)\s+(\d+(?:\.\d+)*)",
+        "Intel MPI": r"Intel\(R\) MPI Library.*?Version\s+(\d+(?:\.\d+)*)",
+        "MPICH": r"HYDRA build details:\s+Version:\s+(\d+(?:\.\d+)*)",
+    }
+    for flavour, pattern in patterns.items():
+        if found := re.search(pattern, text, re.DOTALL):
+            return Launcher(path, flavour, tuple(int(n) for n in found.group(1).split(".")))
+    return Launcher(path, "unknown", ())
+
+
+def under_mpi() -> bool:
+    """Tell whether this process is a rank: of mpips itself, of an mpirun, or of a parallel srun."""
+    return MARKER in os.environ or any(name in os.environ for name in RANK_VARIABLES) or (
+        (world_size_promised() or 1) > 1)
+
+
+def started_by_mpips() -> bool:
+    """Tell whether `start` started this process as a rank."""
+    return MARKER in os.environ
+
+
+def attempt() -> str:
+    """Return the attempt that this rank belongs to; empty for ranks of a foreign mpirun."""
+    return os.environ.get(MARKER, "")
+
+
+def world_size_promised() -> int | None:
+    """Return the number of ranks that the launcher's variables speak of; None if they do not.
+
+    MPI must see as many: fewer means that launcher and library do not belong together.
+    """
+    for name in (*SIZE_VARIABLES, "SLURM_STEP_NUM_TASKS"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return None
+
+
+def rank_promised() -> int:
+    """Return this process's rank as the launcher's variables have it; 0 if there are none."""
+    for name in RANK_VARIABLES:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def slurm_problem() -> str:
+    """Say why SLURM_JOB_ID cannot be trusted; empty in a working allocation or outside of one."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if not job:
+        return ""
+    if shutil.which("srun") is None:
+        return f"SLURM_JOB_ID={job} is set, but there is no srun on the PATH"
+    if not (os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST")):
+        return f"SLURM_JOB_ID={job} is set, but SLURM_JOB_NODELIST is not"
+
+    # Ask Slurm itself: a shell may outlive its allocation.
+    if shutil.which("squeue") is None:
+        return ""
+    try:
+        done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True,
+                              text=True, timeout=10, stdin=subprocess.DEVNULL, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"SLURM_JOB_ID={job} is set, but squeue gives no answer: {error}"
+    state = done.stdout.strip()
+    return "" if state == "RUNNING" else (
+        f"SLURM_JOB_ID={job} is set, but Slurm knows no such running job")
+
+
+def allocated() -> bool:
+    """Tell whether a resource manager has given this process a set of nodes."""
+    other = ("PBS_NODEFILE", "LSB_HOSTS", "LSB_DJOB_HOSTFILE")
+    in_slurm = "SLURM_JOB_ID" in os.environ and not slurm_problem()
+    return in_slurm or any(name in os.environ for name in other)
+
+
+def inner_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without the traces of an outer mpirun, plus some changes.
+
+    Inside an outer job everything of OMPI_*, PMIX_*, PRTE_* is dropped; elsewhere these are the
+    user's own settings and stay.
+    """
+    inside = any(name in os.environ for name in (MARKER, *RANK_VARIABLES))
+    kept = {name: value for name, value in os.environ.items()
+            if not (inside and OUTER.match(name)) and name != MARKER}
+    return {**kept, **changes}
+
+
+def settings(ranks: int | None, local: bool) -> dict[str, str]:
+    """Return the variables of the table that apply and that the user has not set."""
+    crowded = local and ranks is not None and ranks > cores()
+    applies = {"always": True, "local": local, "crowded": crowded, "root": os.geteuid() == 0}
+    chosen = {s.name: s.value for s in SETTINGS if applies[s.when]}
+    chosen |= dict.fromkeys(THREAD_VARIABLES, "1")
+    kept = inner_environment({})
+    return {name: value for name, value in chosen.items() if name not in kept}
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Start:
+    """A command line for mpirun and the environment that goes with it."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    changes: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return the line that does the same by hand, for `--dry-run`."""
+        variables = [f"{name}={shlex.quote(value)}" for name, value in self.changes.items()]
+        return " ".join([*variables, shlex.join(self.command)])
+
+
+def prepare(ranks: int | None, program: Sequence[str], *, hosts: Sequence[str] = (),
+            attempt: int = 1, changes: Mapping[str, str] | None = None) -> Start:
+    """Build the command line and the environment that start a program as ranks.
+
+    Args:
+        ranks: how many; None takes all slots of the allocation.
+        program: the program and its arguments.
+        hosts: the nodes to use; empty for all of the allocation.
+        attempt: 1, or more for a restart in the same allocation.
+        changes: further variables for the ranks.
+
+    Raises:
+        LaunchError: there is no mpirun.
+    """
+    launcher = find()
+    problem = slurm_problem()
+    local = not allocated() and not hosts
+    added = {**settings(ranks, local), **(changes or {})}
+    environment = inner_environment(added)
+    notes: list[str] = []
+
+    # Leave a stale allocation's variables out, else mpirun asks Slurm for nodes.
+    if problem:
+        environment = {k: v for k, v in environment.items() if not k.startswith("SLURM_")}
+        notes.append(f"{problem}; starting on this machine alone")
+    command = [launcher.path, *flags(launcher, ranks, hosts, attempt, local)]
+    return Start((*command, *program), environment, added, tuple(notes))
+
+
+def flags(launcher: Launcher, ranks: int | None, hosts: Sequence[str], attempt: int,
+          local: bool) -> list[str]:
+    """Return mpirun's own arguments, which differ by flavour."""
+    chosen = [] if ranks is None else ["-n", str(ranks)]
+    if hosts:
+        chosen += ["--host" if launcher.flavour == "Open MPI" else "-hosts", ",".join(hosts)]
+    if launcher.flavour != "Open MPI":
+        return chosen
+
+    # Survive deaths; bind where each rank has a core of its own.
+    if launcher.can_recover:
+        chosen += ["--with-ft", "ulfm"]
+    crowded = ranks is not None and local and ranks > cores()
+    chosen += ["--bind-to", "none" if crowded else "core"]
+
+    # Let Slurm keep mpirun's daemons when a node is lost. After a loss the old step still holds
+    # the processors, so that a restart has to share them.
+    if launcher.can_recover and "SLURM_JOB_ID" in os.environ and not local:
+        words = "--no-kill" if attempt == 1 else "--overlap --no-kill"
+        chosen += ["--prtemca", "plm_slurm_args", words]
+    return chosen
+
+
+def prepare_mpips(ranks: int | None, arguments: Sequence[str], *, hosts: Sequence[str] = (),
+                  attempt: int = 1, changes: Mapping[str, str] | None = None) -> Start:
+    """Build the start of ranks that run `mpips ARGUMENTS` from this very package.
+
+    The package is named by its path and `-P` keeps the working folder off `sys.path`: the ranks
+    run the code that the launcher runs, installed or not, whatever lies about.
+    """
+    program = [sys.executable, "-P", str(PACKAGE), *arguments]
+    marked = {**(changes or {}), MARKER: str(attempt)}
+    return prepare(ranks, program, hosts=hosts, attempt=attempt, changes=marked)
+
+
+def start(ranks: int | None, arguments: Sequence[str], *, hosts: Sequence[str] = (),
+          attempt: int = 1, changes: Mapping[str, str] | None = None,
+          watch: Callable[["subprocess.Popen[bytes]"], None] | None = None) -> int:
+    """Run `mpips ARGUMENTS` on that many ranks under an mpirun and return its exit code.
+
+    USR1, TERM, INT and HUP are passed on; mpirun ends when this process does. Its exit code is
+    no proof of success where ranks may die: read the result that the job wrote.
+
+    Args:
+        ranks: how many; None takes all slots of the allocation.
+        arguments: what follows `mpips`.
+        hosts: the nodes to use; empty for all of the allocation.
+        attempt: 1, or more for a restart; the ranks find it in `MPIPS_RANK_OF`.
+        changes: further variables for the ranks.
+        watch: called in a thread with the running mpirun; it may end it with `terminate()`.
+
+    Raises:
+        LaunchError: there is no mpirun, or it cannot start here.
+    """
+    prepared = prepare_mpips(ranks, arguments, hosts=hosts, attempt=attempt, changes=changes)
+    for note in prepared.notes:
+        print(f"mpips: {note}", file=sys.stderr, flush=True)
+    return run(prepared, watch)
+
+
+def run(prepared: Start, watch: Callable[["subprocess.Popen[bytes]"], None] | None = None) -> int:
+    """Run a prepared start as a child and return its exit code; 128 + n where a signal ended it."""
+    with subprocess.Popen(prepared.command, env=prepared.environment, stdin=subprocess.DEVNULL,
+                          process_group=0, preexec_fn=end_with_parent) as child:
+        previous = {number: signal.signal(number, passer(child)) for number in PASSED_ON}
+        try:
+            if watch is not None:
+                threading.Thread(target=watch, args=(child,), daemon=True).start()
+            code = child.wait()
+        finally:
+            # Leave no mpirun behind, whatever happened here.
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            if child.poll() is None:
+                end(child)
+    if code == NO_NETWORK:
+        raise LaunchError("mpirun found no network interface", "exit code 213",
+                          "ip link set lo up")
+    return code if code >= 0 else 128 - code
+
+
+def passer(child: "subprocess.Popen[bytes]") -> Callable[[int, FrameType | None], None]:
+    """Return a signal handler that passes signals on to an mpirun, and ends it if it lingers."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        # A timer ends what does not end by itself: an mpirun may wait for ranks of a dead node.
+        child.send_signal(number)
+        if number != signal.SIGUSR1:
+            timer = threading.Timer(SECONDS_TO_END, kill_group, (child,))
+            timer.daemon = True
+            timer.start()
+
+    return pass_on
+
+
+def end(child: "subprocess.Popen[bytes]") -> None:
+    """End an mpirun and its local ranks, at first politely."""
+    child.terminate()
+    try:
+        child.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        kill_group(child)
+
+
+def kill_group(child: "subprocess.Popen[bytes]") -> None:
+    """Kill an mpirun that is still running; its ranks end with it (`end_with_parent`)."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Ask the kernel to signal this process when its parent dies, so that no orphans stay.
+
+    A rank calls it with SIGKILL at its start. Linux only; elsewhere nothing happens.
+    """
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG in sys/prctl.h
+        ctypes.CDLL(None).prctl(set_death_signal, int(number), 0, 0, 0)
