@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-
 from mpips.core.machine import Effect, End, Machine, Report, Send
 from mpips.core.ring import place
 from mpips.core.task import Plan, Task

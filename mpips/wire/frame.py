@@ -88,4 +88,5 @@ class Codec:
             raise ValueError(f"unknown extension {code}")
         dtype, place = struct.unpack_from("<BI", data)
         shape = struct.unpack_from(f"<{(len(data) - 5) // 8}q", data, 5)
-        return self._payload[place].view(_DTYPES[dtype]).reshape(shape)
+        array: np.ndarray = self._payload[place].view(_DTYPES[dtype]).reshape(shape)
+        return array

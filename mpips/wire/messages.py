@@ -66,13 +66,13 @@ class PushAck(Message, frozen=True, tag=2):
 
 
 class Pull(Message, frozen=True, tag=3):
-    """Client to owner: send the values when every clock there has reached `at_least`."""
+    """Client to owner: send the values when the clocks of the slices have reached their marks."""
 
     request: int
     table: int
-    at_least: int
     slices: list[Slice]
     keys: np.ndarray | None
+    coding: tuple[Coding, ...] = ()
 
 
 class Values(Message, frozen=True, tag=4):

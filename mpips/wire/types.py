@@ -1,6 +1,6 @@
 """The words of the protocol as types: tables, members, views, and their limits."""
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ SEGMENT_KEYS_MIN: Final = 256
 KEY_SPACE: Final = 2**64
 PROPOSERS_MAX: Final = 2**20
 
-DTYPES: Final = {"f4": np.dtype(np.float32), "f8": np.dtype(np.float64)}
+DTYPES: Final[dict[str, np.dtype[Any]]] = {"f4": np.dtype(np.float32), "f8": np.dtype(np.float64)}
 ROLES: Final = ("scheduler", "server", "worker", "spare")
 MODES: Final = ("sequential", "eventual")
 

@@ -1,0 +1,1 @@
+"""Filters that make messages smaller, undone on the other side."""
