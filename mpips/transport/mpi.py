@@ -10,7 +10,6 @@ bounded and lets the small frames pass.
 """
 
 import time
-from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from mpi4py import MPI
 
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.transport.backoff import Backoff
-from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_bytes, is_large
+from mpips.transport.base import FRAMES_PER_POLL, SMALL_FRAME, Bytes, Frame, Transport, as_bytes
 from mpips.transport.lanes import Lane, Transfers
 from mpips.transport.packing import pack, unpack
 
@@ -49,7 +48,7 @@ class MPITransport(Transport):
         self._comm.Set_errhandler(MPI.ERRORS_RETURN)
         self._sees_losses = _reports_failures(self._comm)
         self._status = MPI.Status()
-        self._ready: deque[Frame] = deque()
+        self._ready: list[Frame] = []
         self._unsent = 0
         self._error: MpipsError | None = None
         # Lanes are made when a node is first met, and looked at while something moves in them.
@@ -62,32 +61,36 @@ class MPITransport(Transport):
     def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
         """Queue a frame for a node; a large payload is sent from where it is."""
         self._check_dest(dest)
-        arrays = [as_bytes(array) for array in payload]
-        size = sum(array.nbytes for array in arrays)
-        follows = is_large(len(head), size)
-        message = pack(head, arrays, follows)
+        size = len(head)
+        for array in payload:
+            size += array.nbytes
+        follows = size > SMALL_FRAME and size > len(head)
+        message = pack(head, payload, follows)
+        chunks = _chunks([as_bytes(array) for array in payload]) if follows else []
         # After a loss nothing is sent any more; poll tells why.
         if self._error:
             return
         try:
-            self._add(self._lane_out(self._messages_out, dest, _MESSAGE), message)
-            if follows:
-                lane = self._lane_out(self._chunks_out, dest, _CHUNK)
-                for chunk in _chunks(arrays):
-                    self._add(lane, chunk)
+            self._start(self._messages_out, _MESSAGE, dest, message)
+            for chunk in chunks:
+                self._start(self._chunks_out, _CHUNK, dest, chunk)
         except MPI.Exception as error:
             self._error = self._explain(error)
-        self._count_sent(len(head) + size)
+        self._count_sent(size)
 
     def poll(self) -> list[Frame]:
         """Return the frames that are here, at most `FRAMES_PER_POLL`; never blocks."""
-        ready = self._ready
-        if len(ready) < FRAMES_PER_POLL and not self._error:
+        if len(self._ready) < FRAMES_PER_POLL and not self._error:
             self._progress()
         # What came before a loss is handed over before the loss is raised.
+        ready = self._ready
         if self._error and not ready:
             raise self._error
-        return [ready.popleft() for _ in range(min(len(ready), FRAMES_PER_POLL))]
+        if len(ready) <= FRAMES_PER_POLL:
+            self._ready = []
+            return ready
+        self._ready = ready[FRAMES_PER_POLL:]
+        return ready[:FRAMES_PER_POLL]
 
     def unsent(self) -> int:
         """Return how many messages and chunks have not left."""
@@ -125,10 +128,11 @@ class MPITransport(Transport):
         try:
             self._fetch()
             # A lane may start another one, which is looked at next time.
-            for lane in list(self._moving):
-                lane.advance()
-                if lane.is_idle():
-                    del self._moving[lane]
+            if self._moving:
+                for lane in list(self._moving):
+                    lane.advance()
+                    if lane.is_idle():
+                        del self._moving[lane]
         except MPI.Exception as error:
             self._error = self._explain(error)
         except ProtocolError as error:
@@ -180,17 +184,24 @@ class MPITransport(Transport):
         if frame:
             self._ready.append(frame)
 
-    def _lane_out(self, lanes: dict[int, Lane[None]], dest: int, tag: int) -> Lane[None]:
+    def _start(
+        self, lanes: dict[int, Lane[None]], tag: int, dest: int, data: bytes | Bytes
+    ) -> None:
+        """Send a message or a chunk, or let it wait for those before it."""
         lane = lanes.get(dest)
         if lane is None:
             window = CHUNKS_UNDER_WAY if tag == _CHUNK else MESSAGES_UNDER_WAY
             begin = partial(self._comm.Isend, dest=dest, tag=tag)
             lane = lanes[dest] = Lane(begin, self._leave, window)
-        return lane
-
-    def _add(self, lane: Lane[None], data: bytes | Bytes) -> None:
+        # Most small messages have left at once, and need not be remembered.
+        if lane.is_idle():
+            request = self._comm.Isend(data, dest, tag)
+            if request.Test():
+                return
+            lane.follow(request, data, None)
+        else:
+            lane.add(data, None)
         self._unsent += 1
-        lane.add(data, None)
         self._moving[lane] = None
 
     def _leave(self, _: None) -> None:

@@ -13,6 +13,10 @@ same version.
 """
 
 import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
 
 from mpips.errors import ProtocolError
 from mpips.transport.base import Bytes
@@ -23,8 +27,11 @@ _COUNTS = struct.Struct("<II")
 _PADDING = [bytes(count) for count in range(8)]
 
 
-def pack(head: bytes, arrays: list[Bytes], follows: bool) -> bytes:
+def pack(head: bytes, arrays: Sequence[npt.NDArray[Any]], follows: bool) -> bytes:
     """Return the message of a frame, with its arrays or, if they follow, only with their sizes.
+
+    Raises:
+        ProtocolError: an array is not C-contiguous, or its memory is not that of numbers.
 
     >>> pack(b"hi", [], False).hex(" ", 4)
     '0200 00000000 00006869'
@@ -33,16 +40,17 @@ def pack(head: bytes, arrays: list[Bytes], follows: bool) -> bytes:
         return _COUNTS.pack(len(head), 0) + head
     sizes = [array.nbytes for array in arrays]
     flag = FOLLOWS if follows else 0
-    pieces: list[bytes | memoryview] = [
-        struct.pack(f"<II{len(sizes)}Q", len(head), len(sizes) | flag, *sizes),
-        head,
-    ]
+    pieces: list[Any] = [struct.pack(f"<II{len(sizes)}Q", len(head), len(sizes) | flag, *sizes)]
+    pieces.append(head)
     # Everything before the head has a multiple of 8 bytes, so the head alone decides its padding.
     if not follows:
         pieces.append(_PADDING[-len(head) % 8])
-        for array, size in zip(arrays, sizes, strict=True):
-            pieces += array.data, _PADDING[-size % 8]
-    return b"".join(pieces)
+        for array in arrays:
+            pieces += array, _PADDING[-array.nbytes % 8]
+    try:
+        return b"".join(pieces)
+    except ValueError as error:
+        raise ProtocolError(f"An array cannot be sent: {error}.") from None
 
 
 def unpack(message: Bytes) -> tuple[memoryview, list[int], list[Bytes], bool]:
