@@ -38,6 +38,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 PASSED_ON = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SECONDS_TO_END = 10.0
 
+Watch = Callable[["subprocess.Popen[bytes]"], None]
+
 # What mpirun ends with where not even the loopback interface is up.
 NO_NETWORK = 213
 
@@ -338,7 +340,7 @@ def prepare_mpips(ranks: int | None, arguments: Sequence[str], *, hosts: Sequenc
 
 def start(ranks: int | None, arguments: Sequence[str], *, hosts: Sequence[str] = (),
           attempt: int = 1, changes: Mapping[str, str] | None = None,
-          watch: Callable[["subprocess.Popen[bytes]"], None] | None = None) -> int:
+          watch: Watch | None = None) -> int:
     """Run `mpips ARGUMENTS` on that many ranks under an mpirun and return its exit code.
 
     USR1, TERM, INT and HUP are passed on; mpirun ends when this process does. Its exit code is
@@ -361,10 +363,19 @@ def start(ranks: int | None, arguments: Sequence[str], *, hosts: Sequence[str] =
     return run(prepared, watch)
 
 
-def run(prepared: Start, watch: Callable[["subprocess.Popen[bytes]"], None] | None = None) -> int:
-    """Run a prepared start as a child and return its exit code; 128 + n where a signal ended it."""
+def run(prepared: Start, watch: Watch | None = None, folder: Path | None = None) -> int:
+    """Run a prepared start as a child and return its exit code; 128 + n where a signal ended it.
+
+    Args:
+        prepared: what to run.
+        watch: called in a thread with the running child.
+        folder: the folder to run it in; None is the current one.
+
+    Raises:
+        LaunchError: mpirun cannot start here.
+    """
     with subprocess.Popen(prepared.command, env=prepared.environment, stdin=subprocess.DEVNULL,
-                          process_group=0, preexec_fn=end_with_parent) as child:
+                          cwd=folder, process_group=0, preexec_fn=end_with_parent) as child:
         previous = {number: signal.signal(number, passer(child)) for number in PASSED_ON}
         try:
             if watch is not None:
