@@ -1,0 +1,81 @@
+"""What only dense stores do: whole ranges."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mpips.errors import ProtocolError
+from mpips.store.dense import DenseStore
+from tests.store.reference import dense_table
+
+
+def test_range_over_adjacent_segments_is_one_update():
+    store = DenseStore(dense_table())
+    store.hold_many([0, 1, 2, 5])
+    store.update_range(10, 40, np.arange(30.0).reshape(30, 1))
+    expected = np.zeros((45, 1))
+    expected[10:40, 0] = np.arange(30)
+    assert np.array_equal(store.read_range(0, 45)[1], expected)
+    assert not store.read_range(75, 90)[1].any()
+
+
+def test_range_over_a_gap_is_refused():
+    store = DenseStore(dense_table())
+    store.hold_many([0, 1, 3])
+    with pytest.raises(ProtocolError, match=r"\[20, 50\)"):
+        store.update_range(20, 50, np.ones((30, 1)))
+    assert not store.read_range(0, 30)[1].any()
+
+
+def test_range_is_read_into_the_array_given():
+    store = DenseStore(dense_table())
+    store.hold(0)
+    store.update_range(0, 4, np.arange(4.0).reshape(4, 1))
+    out = np.empty((3, 1))
+    assert store.read_range(1, 4, out)[1] is out
+    assert out.ravel().tolist() == [1.0, 2.0, 3.0]
+
+
+def test_range_and_keys_give_the_same_bits():
+    rng = np.random.default_rng(1)
+    stores = [DenseStore(dense_table(dtype="f4")) for _ in range(3)]
+    for store in stores:
+        store.hold_many(range(7))
+        for seed in range(4):
+            values = np.random.default_rng(seed).standard_normal((100, 1)).astype("f4")
+            if store is stores[0]:
+                store.update_range(0, 100, values)
+            elif store is stores[1]:
+                store.update_keys(np.arange(100, dtype=np.uint64), values)
+            else:
+                cut = int(rng.integers(1, 99))
+                odd = np.arange(100, dtype=np.uint64)[1::cut]
+                even = np.setdiff1d(np.arange(100, dtype=np.uint64), odd)
+                for keys in (even, odd):
+                    store.update_keys(keys, values[keys.astype(np.int64)])
+    bits = {store.read_range(0, 100)[1].tobytes() for store in stores}
+    assert len(bits) == 1
+
+
+def test_tables_smaller_than_their_segments_work():
+    for size in (0, 1, 3):
+        store = DenseStore(dense_table(size=size))
+        store.hold_many(range(7))
+        store.update_range(0, size, np.ones((size, 1)))
+        assert store.read_range(0, size)[1].sum() == size
+        assert store.statistics()["keys"] == size
+
+
+def test_adding_needs_no_numba():
+    code = (
+        "import sys, numpy as np\n"
+        "from mpips.store.table import make_store\n"
+        "from mpips.wire.types import Table\n"
+        "store = make_store(Table(name='w', size=9))\n"
+        "store.hold(0)\n"
+        "store.update_keys(np.array([1, 5], np.uint64), np.ones((2, 1)))\n"
+        "sys.exit('numba' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
