@@ -58,6 +58,7 @@ class CsrFile:
 
     Attributes:
         n_rows, n_features, nnz: its shape.
+        value_dtype: how values are stored.
         row_scaling: "none", or "unit": rows are scaled to length 1 when they are read.
         attributes: the texts and numbers noted in the file.
 
@@ -99,6 +100,7 @@ class CsrFile:
         end: int,
         dtype: npt.DTypeLike = np.float64,
         classes: tuple[float, float] | None = None,
+        scaled: bool = True,
     ) -> CsrRows:
         """Read the rows `[begin, end)` and check them.
 
@@ -108,6 +110,7 @@ class CsrFile:
             dtype: float64 or float32, for the values.
             classes: the negative and the positive label, as `two_classes` gives them; labels then
                 come as -1 and +1. None: as stored.
+            scaled: whether rows are scaled where `row_scaling` says so.
 
         Raises:
             DataError: a checksum fails; a column does not exist, falls or comes twice; a value or a
@@ -132,7 +135,7 @@ class CsrFile:
         indptr = starts - low
         self._check_rows(begin, indptr, indices, data)
         values = data.astype(np.float64, copy=False)
-        if self.row_scaling == "unit":
+        if scaled and self.row_scaling == "unit":
             values = rows.unit_lengths(indptr, values)
         index_dtype = np.int64 if self.n_features >= 2**31 else np.int32
         return CsrRows(
@@ -236,6 +239,7 @@ class CsrFile:
             raise self._bad("/X has no shape", "attribute shape of /X", EXPECTED)
         self.n_rows, self.n_features = int(shape[0]), int(shape[1])
         self.nnz = int(file["X/data"].shape[0])
+        self.value_dtype = file["X/data"].dtype
         self.row_scaling = text_attribute(file, "row_scaling", "none")
         sizes = {
             "X/indptr": self.n_rows + 1,

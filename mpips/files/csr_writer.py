@@ -121,6 +121,10 @@ class CsrWriter:
         self.n_rows += len(lengths)
         self.nnz += total
 
+    def note(self, name: str, value: Attribute) -> None:
+        """Note something about the data that is known only after the rows, such as its source."""
+        self._attributes[name] = value
+
     def _lay_out(self) -> None:
         """Create the empty data sets."""
         mark_anndata(self._file, "anndata", "0.1.0")
