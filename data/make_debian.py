@@ -310,11 +310,13 @@ def write_file(path: Path, rows: Rows, vocabulary: list[str], origin: dict[str, 
         "checksums": json.dumps(checksums),
     }
 
-    # Built-in filters, so that every HDF5 reader opens it; no times, so that bytes repeat.
+    # HDF5 1.10 and its own filters: every reader opens the file, and most damage is found.
     temporary = path.with_name(path.name + ".part")
-    with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+    with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         mark(file, "anndata", "0.1.0")
-        file.attrs.update(attributes)
+        for name, value in attributes.items():
+            # Texts of fixed length lie under a checksum of HDF5, others do not.
+            file.attrs[name] = np.bytes_(value) if isinstance(value, str) else value
         for name, array in arrays.items():
             chunks = (min(CHUNK, len(array)),)
             stored = file.create_dataset(name, data=array, chunks=chunks, **STORED)

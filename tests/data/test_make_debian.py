@@ -125,9 +125,9 @@ def test_same_indexes_give_the_same_bytes_without_the_mirrors_name(
         assert b"mirror" not in content
         assert str(tmp_path).encode() not in content
     with h5py.File(tmp_path / "one" / "debian-train.h5") as file:
-        assert file.attrs["created"] == "2026-07-11T10:16:37+00:00"
-        assert file.attrs["source"].startswith("Debian 1.0 (testing): InRelease ")
-        assert "; main/binary-amd64/Packages " in file.attrs["source"]
+        assert file.attrs["created"] == b"2026-07-11T10:16:37+00:00"
+        assert file.attrs["source"].startswith(b"Debian 1.0 (testing): InRelease ")
+        assert b"; main/binary-amd64/Packages " in file.attrs["source"]
 
 
 def test_split_follows_the_hash_of_the_source_package() -> None:
