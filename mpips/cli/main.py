@@ -136,9 +136,9 @@ def report(error: MpipsError) -> None:
 
     Every rank of a job meets the same wrong command line or config: the first one says it.
     """
-    from mpips.node import mpirun
+    from mpips.node import surroundings
 
-    rank = mpirun.rank_promised()
+    rank = surroundings.rank_promised()
     if rank and isinstance(error, UsageError):
         return
     prefix = f"[rank {rank}] " if rank else ""

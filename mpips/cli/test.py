@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mpips.bootstrap import ROOT, is_checkout
 from mpips.errors import UsageError
-from mpips.node import mpirun
+from mpips.node import mpirun, surroundings
 
 SUITES = {
     "tidy": "ruff, mypy, and the project's own rules",
@@ -89,7 +89,7 @@ def steps(suites: Sequence[str], expression: str, stop: bool, seed: int) -> Iter
     """Yield the steps of the suites that exist here, in the order of `SUITES`."""
     options = ["-q", f"--seed={seed}"] + (["-k", expression] if expression else [])
     options += ["-x"] if stop else []
-    environment = mpirun.inner_environment(mpirun.settings(max(MPI_SIZES), local=True))
+    environment = surroundings.inner_environment(mpirun.settings(max(MPI_SIZES), local=True))
     for suite in (name for name in SUITES if name in suites):
         folder = ROOT / "tests" / suite
         if suite == "tidy" and not expression:

@@ -1,11 +1,8 @@
 """Starts ranks: finds the mpirun that belongs to mpi4py's libmpi, and knows its settings.
 
-Only the standard library is used, since this runs before MPI and outside of it. Whoever starts
-ranks sets `MPIPS_RANK_OF`, so that a rank knows whose it is, and a second mpirun started inside a
-rank is not taken for the first.
+Only the standard library is used, since this runs before MPI and outside of it.
 """
 
-import ctypes
 import os
 import re
 import shlex
@@ -21,18 +18,16 @@ from pathlib import Path
 from types import FrameType
 
 from mpips.errors import LaunchError
+from mpips.node.surroundings import (
+    MARKER,
+    allocated,
+    cores,
+    end_with_parent,
+    inner_environment,
+    slurm_problem,
+)
 
-MARKER = "MPIPS_RANK_OF"
 PACKAGE = Path(__file__).resolve().parent.parent
-
-# Variables in which launchers tell a rank its number and the size of its world.
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
-SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PALS_NRANKS")
-
-# What an outer mpirun leaves in the environment of its ranks. The user's own OMPI_MCA_* of a
-# login shell look the same; a nested start is the only one that strips them.
-OUTER = re.compile(r"^(OMPI|PMIX|PRTE|OPAL|PMI|HYDRA|HYDI|MPIR?|MV2)_")
-
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
                     "NUMBA_NUM_THREADS")
 PASSED_ON = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -167,83 +162,6 @@ def parse_version(path: str, text: str) -> Launcher:
     return Launcher(path, "unknown", ())
 
 
-def under_mpi() -> bool:
-    """Tell whether this process is a rank: of mpips itself, of an mpirun, or of a parallel srun."""
-    return MARKER in os.environ or any(name in os.environ for name in RANK_VARIABLES) or (
-        (world_size_promised() or 1) > 1)
-
-
-def started_by_mpips() -> bool:
-    """Tell whether `start` started this process as a rank."""
-    return MARKER in os.environ
-
-
-def attempt() -> str:
-    """Return the attempt that this rank belongs to; empty for ranks of a foreign mpirun."""
-    return os.environ.get(MARKER, "")
-
-
-def world_size_promised() -> int | None:
-    """Return the number of ranks that the launcher's variables speak of; None if they do not.
-
-    MPI must see as many: fewer means that launcher and library do not belong together.
-    """
-    for name in (*SIZE_VARIABLES, "SLURM_STEP_NUM_TASKS"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return None
-
-
-def rank_promised() -> int:
-    """Return this process's rank as the launcher's variables have it; 0 if there are none."""
-    for name in RANK_VARIABLES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
-
-
-def slurm_problem() -> str:
-    """Say why SLURM_JOB_ID cannot be trusted; empty in a working allocation or outside of one."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    if not job:
-        return ""
-    if shutil.which("srun") is None:
-        return f"SLURM_JOB_ID={job} is set, but there is no srun on the PATH"
-    if not (os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST")):
-        return f"SLURM_JOB_ID={job} is set, but SLURM_JOB_NODELIST is not"
-
-    # Ask Slurm itself: a shell may outlive its allocation.
-    if shutil.which("squeue") is None:
-        return ""
-    try:
-        done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True,
-                              text=True, timeout=10, stdin=subprocess.DEVNULL, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"SLURM_JOB_ID={job} is set, but squeue gives no answer: {error}"
-    state = done.stdout.strip()
-    return "" if state == "RUNNING" else (
-        f"SLURM_JOB_ID={job} is set, but Slurm knows no such running job")
-
-
-def allocated() -> bool:
-    """Tell whether a resource manager has given this process a set of nodes."""
-    other = ("PBS_NODEFILE", "LSB_HOSTS", "LSB_DJOB_HOSTFILE")
-    in_slurm = "SLURM_JOB_ID" in os.environ and not slurm_problem()
-    return in_slurm or any(name in os.environ for name in other)
-
-
-def inner_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without the traces of an outer mpirun, plus some changes.
-
-    Inside an outer job everything of OMPI_*, PMIX_*, PRTE_* is dropped; elsewhere these are the
-    user's own settings and stay.
-    """
-    inside = any(name in os.environ for name in (MARKER, *RANK_VARIABLES))
-    kept = {name: value for name, value in os.environ.items()
-            if not (inside and OUTER.match(name)) and name != MARKER}
-    return {**kept, **changes}
-
-
 def settings(ranks: int | None, local: bool) -> dict[str, str]:
     """Return the variables of the table that apply and that the user has not set."""
     crowded = local and ranks is not None and ranks > cores()
@@ -252,11 +170,6 @@ def settings(ranks: int | None, local: bool) -> dict[str, str]:
     chosen |= dict.fromkeys(THREAD_VARIABLES, "1")
     kept = inner_environment({})
     return {name: value for name, value in chosen.items() if name not in kept}
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
@@ -420,13 +333,3 @@ def kill_group(child: "subprocess.Popen[bytes]") -> None:
     """Kill an mpirun that is still running; its ranks end with it (`end_with_parent`)."""
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)
-
-
-def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Ask the kernel to signal this process when its parent dies, so that no orphans stay.
-
-    A rank calls it with SIGKILL at its start. Linux only; elsewhere nothing happens.
-    """
-    if sys.platform == "linux":
-        set_death_signal = 1  # PR_SET_PDEATHSIG in sys/prctl.h
-        ctypes.CDLL(None).prctl(set_death_signal, int(number), 0, 0, 0)
