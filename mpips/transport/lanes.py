@@ -8,6 +8,9 @@ from mpips.transport.base import Bytes
 
 T = TypeVar("T")
 
+Memory = bytes | bytearray | Bytes
+"""What MPI sends from or receives in."""
+
 
 class Request(Protocol):
     """A transfer that may be asked whether it is done."""
@@ -28,9 +31,9 @@ class Transfers(Generic[T]):
 
     def __init__(self, finish: Callable[[T], None]) -> None:
         self._finish = finish
-        self._under_way: deque[tuple[Request, bytes | Bytes, T]] = deque()
+        self._under_way: deque[tuple[Request, Memory, T]] = deque()
 
-    def follow(self, request: Request, data: bytes | Bytes, token: T) -> None:
+    def follow(self, request: Request, data: Memory, token: T) -> None:
         """Take over a transfer that has begun."""
         self._under_way.append((request, data, token))
 
@@ -61,9 +64,9 @@ class Lane(Transfers[T]):
     ) -> None:
         super().__init__(finish)
         self._begin, self._window = begin, window
-        self._waiting: deque[tuple[bytes | Bytes, T]] = deque()
+        self._waiting: deque[tuple[Memory, T]] = deque()
 
-    def add(self, data: bytes | Bytes, token: T) -> None:
+    def add(self, data: Memory, token: T) -> None:
         """Begin a transfer, or let it wait for its turn."""
         if not self._waiting and len(self._under_way) < self._window:
             self.follow(self._begin(data), data, token)

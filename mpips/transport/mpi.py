@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
@@ -54,7 +53,7 @@ class MPITransport(Transport):
         # Lanes are made when a node is first met, and looked at while something moves in them.
         self._messages_out: dict[int, Lane[None]] = {}
         self._chunks_out: dict[int, Lane[None]] = {}
-        self._messages_in: dict[int, Transfers[Bytes]] = {}
+        self._messages_in: dict[int, Transfers[bytearray]] = {}
         self._chunks_in: dict[int, Lane[Frame | None]] = {}
         self._moving: dict[Transfers[Any], None] = {}
 
@@ -146,7 +145,7 @@ class MPITransport(Transport):
             if message is None:
                 return
             source = status.source
-            data = np.empty(status.count, np.uint8)
+            data = bytearray(status.count)
             request = message.Irecv(data)
             # Messages of one sender are opened in order, so that its chunks find their frames.
             lane = self._messages_in.get(source)
@@ -161,7 +160,7 @@ class MPITransport(Transport):
         if self._sees_losses and self._failed():
             self._error = self._loss()
 
-    def _open(self, source: int, message: Bytes) -> None:
+    def _open(self, source: int, message: bytearray) -> None:
         """Hand over a small frame; begin to receive the payload of a large one."""
         head, sizes, arrays, follows = unpack(message)
         self._count_received(len(head) + sum(sizes))

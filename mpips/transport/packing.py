@@ -16,6 +16,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from mpips.errors import ProtocolError
@@ -53,7 +54,7 @@ def pack(head: bytes, arrays: Sequence[npt.NDArray[Any]], follows: bool) -> byte
         raise ProtocolError(f"An array cannot be sent: {error}.") from None
 
 
-def unpack(message: Bytes) -> tuple[memoryview, list[int], list[Bytes], bool]:
+def unpack(message: bytearray) -> tuple[memoryview, list[int], list[Bytes], bool]:
     """Return head, sizes of the arrays, the arrays, and whether they follow in messages.
 
     Head and arrays are views of the message.
@@ -61,29 +62,29 @@ def unpack(message: Bytes) -> tuple[memoryview, list[int], list[Bytes], bool]:
     Raises:
         ProtocolError: the message is shorter than it says.
     """
-    if message.nbytes < _COUNTS.size:
-        raise ProtocolError(f"A message of {message.nbytes} bytes is none of this version.")
-    memory = message.data
-    head_size, count = _COUNTS.unpack_from(memory)
+    if len(message) < _COUNTS.size:
+        raise ProtocolError(f"A message of {len(message)} bytes is none of this version.")
+    head_size, count = _COUNTS.unpack_from(message)
+    if not count:
+        return memoryview(message)[_COUNTS.size :], [], [], False
     follows, count = bool(count & FOLLOWS), count & ~FOLLOWS
     start = _COUNTS.size + 8 * count
     end = start + head_size
-    if message.nbytes < end:
-        raise ProtocolError(f"A message of {message.nbytes} bytes is too short for its head.")
-    head = memory[start:end]
-    if not count:
-        return head, [], [], False
-    sizes = list(struct.unpack_from(f"<{count}Q", memory, _COUNTS.size))
+    if len(message) < end:
+        raise ProtocolError(f"A message of {len(message)} bytes is too short for its head.")
+    head = memoryview(message)[start:end]
+    sizes = list(struct.unpack_from(f"<{count}Q", message, _COUNTS.size))
     arrays = [] if follows else _arrays(message, end, sizes)
     return head, sizes, arrays, follows
 
 
-def _arrays(message: Bytes, position: int, sizes: list[int]) -> list[Bytes]:
+def _arrays(message: bytearray, position: int, sizes: list[int]) -> list[Bytes]:
+    whole = np.frombuffer(message, np.uint8)
     arrays = []
     for size in sizes:
         position += -position % 8
-        arrays.append(message[position : position + size])
+        arrays.append(whole[position : position + size])
         position += size
-    if position > message.nbytes:
-        raise ProtocolError(f"A message of {message.nbytes} bytes is too short for its arrays.")
+    if position > len(message):
+        raise ProtocolError(f"A message of {len(message)} bytes is too short for its arrays.")
     return arrays
