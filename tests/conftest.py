@@ -134,9 +134,6 @@ class Ranks:
         self.comm = MPI.COMM_WORLD.Dup()
         self.rank, self.size = self.comm.rank, self.comm.size
         self.processes = self.comm.allgather(os.getpid())
-
-        # A rank that hangs in MPI can still be asked where: the handler is not Python code.
-        faulthandler.register(STACK_SIGNAL, file=sys.__stderr__)
         self.phases = 0
 
     def agree(self, name: str, mine: str, seconds: float) -> list[str]:
@@ -180,7 +177,10 @@ if UNDER_MPI:
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(config: pytest.Config) -> None:
-        """Let ranks other than 0 report into a file."""
+        """Let ranks other than 0 report into a file, and all say where they hang if asked."""
+        # Take the stream before pytest captures it. The handler is no Python code: it also runs
+        # while the rank waits inside MPI.
+        faulthandler.register(STACK_SIGNAL, file=os.dup(2))
         reporter = config.pluginmanager.getplugin("terminalreporter")
         if ranks.rank and reporter is not None:
             folder = ROOT / "test-logs"
