@@ -6,11 +6,15 @@ from typing import Final
 
 from mpips.errors import ConfigError
 from mpips.store.builtin import Add, Assign
-from mpips.store.update import NO_SLOTS, Field, Slots, Update
+from mpips.store.optimisers import AdaGrad, Ftrl, Proximal, Sgd
+from mpips.store.update import Field, Update
+from mpips.store.user import UserUpdate
 
-__all__ = ["BUILT_IN", "NO_SLOTS", "Field", "Slots", "Update", "find_update"]
+__all__ = ["BUILT_IN", "Field", "Update", "UserUpdate", "find_update"]
 
-BUILT_IN: Final[dict[str, type[Update]]] = {kind.name: kind for kind in (Add, Assign)}
+BUILT_IN: Final[dict[str, type[Update]]] = {
+    kind.name: kind for kind in (Add, Assign, Sgd, AdaGrad, Ftrl, Proximal)
+}
 
 
 def find_update(
