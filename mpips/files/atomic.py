@@ -2,11 +2,13 @@
 
 import contextlib
 import errno
+import gzip
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, cast
 
 from mpips.errors import FileError, MpipsError, OutputError
 
@@ -41,6 +43,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             _flush(final.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def open_output(path: Path, name: str) -> IO[bytes]:
+    """Open the file at `path` for writing bytes, packed by gzip if its final name ends in .gz."""
+    if name.endswith(".gz"):
+        return cast(IO[bytes], gzip.open(path, "wb", compresslevel=6))
+    return path.open("wb")
 
 
 @contextlib.contextmanager

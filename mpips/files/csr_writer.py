@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from mpips import __version__
 from mpips.errors import DataError
 from mpips.files import rows
 from mpips.files.atomic import replacing, writing
@@ -22,7 +23,6 @@ from mpips.files.layout import (
     Attribute,
     mark_anndata,
     now,
-    package_version,
     write_attributes,
     write_names,
 )
@@ -168,7 +168,7 @@ class CsrWriter:
         values = self.label_values
         facts: dict[str, Attribute] = {
             "format": DATA_FORMAT,
-            "mpips-version": package_version(),
+            "mpips-version": __version__,
             "created": now(),
             "command": shlex.join(sys.argv),
             "row_scaling": "none",

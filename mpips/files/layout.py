@@ -1,7 +1,6 @@
 """Keep the words of the file formats: names, filters, and attributes that HDF5 checks."""
 
 import datetime
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,14 +25,6 @@ FILTERS: dict[str, Any] = {
 }
 
 Attribute = str | int | float | npt.NDArray[Any]
-
-
-def package_version() -> str:
-    """Return the version of mpips that writes a file."""
-    try:
-        return importlib.metadata.version("mpips")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def now() -> str:

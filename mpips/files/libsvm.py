@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from mpips.errors import DataError, FileError
 from mpips.files import libsvm_kernel as kernel
-from mpips.files.atomic import replacing
+from mpips.files.atomic import open_output, replacing
 from mpips.files.csr import CsrFile
 from mpips.files.csr_writer import CsrWriter
-from mpips.files.open import require_file
+from mpips.files.open import describe_bytes, require_file
 
 BLOCK = 4 << 20
+HEAD = 65536
 LONGEST_LINE = 256 << 20
 NAN_CHOICES = ("error", "drop", "zero")
 
@@ -104,7 +105,7 @@ def convert(
     output: str | Path,
     options: TextOptions,
     row_scaling: str = "none",
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[int, int], None] = lambda rows, size: None,
 ) -> Progress:
     """Convert libsvm text to training data in one pass.
 
@@ -113,7 +114,7 @@ def convert(
         output: the file to write.
         options: how to read them.
         row_scaling: "unit" notes that readers are to scale rows to length 1.
-        report: called after each block.
+        report: called after each block with the rows and bytes so far.
 
     Returns:
         What was read and left out.
@@ -129,7 +130,7 @@ def convert(
         for path in paths:
             for part in read_parts(path, options, progress):
                 writer.append(part.lengths, part.indices, part.values, part.labels)
-                report(progress)
+                report(progress.rows, progress.bytes)
         writer.note("source", "; ".join(progress.sources))
     return progress
 
@@ -149,6 +150,8 @@ def read_parts(path: str, options: TextOptions, progress: Progress) -> Iterator[
     line, size, checksum = 0, 0, 0
     with _open_text(path) as file:
         for block in _blocks(file, name):
+            if size == 0 and b"\0" in block[:HEAD]:
+                raise DataError(f"{name} is {describe_bytes(block[:HEAD])}, not libsvm text")
             part, lines = _parse(block, line, name, options)
             part = _clean(part, name, options, progress)
             line, size, checksum = line + lines, size + len(block), zlib.crc32(block, checksum)
@@ -177,7 +180,7 @@ def export(data: CsrFile, output: str | Path, first_index: int = 1) -> int:
     size = 0
     parts = 1 + (data.nnz + data.n_rows) // (BLOCK // 16)
     dtype = np.dtype(np.float32 if data.value_dtype == np.float32 else np.float64)
-    with replacing(output) as temporary, _open_output(temporary, str(output)) as file:
+    with replacing(output) as temporary, open_output(temporary, str(output)) as file:
         for begin, end in data.row_ranges(parts):
             rows = data.read(begin, end, dtype, scaled=False)
             values, labels = _texts(rows.data), _texts(rows.labels.astype(np.float32))
@@ -209,13 +212,6 @@ def _open_text(path: str) -> Iterator[IO[bytes]]:
             yield cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=raw)))
         else:
             yield raw
-
-
-def _open_output(path: Path, name: str) -> IO[bytes]:
-    """Open a file for writing bytes, packed if the final name says so."""
-    if name.endswith(".gz"):
-        return cast(IO[bytes], gzip.open(path, "wb", compresslevel=6))
-    return path.open("wb")
 
 
 def _blocks(file: IO[bytes], name: str) -> Iterator[bytes]:

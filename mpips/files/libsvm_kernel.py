@@ -28,9 +28,11 @@ SPACE, NEWLINE, HASH, COLON, DOT, MINUS, PLUS = 32, 10, 35, 58, 46, 45, 43
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _is_blank(byte: int) -> bool:
-    """Return whether a byte separates words within a line."""
-    return byte == SPACE or (byte != NEWLINE and 9 <= byte <= 13)
+def _skip_blanks(text: Bytes, i: int) -> int:
+    """Return the first position from `i` on that is no blank within a line."""
+    while i < len(text) and (text[i] == SPACE or (text[i] != NEWLINE and 9 <= text[i] <= 13)):
+        i += 1
+    return i
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -121,6 +123,20 @@ def _number(text: Bytes, i: int) -> tuple[float, int, int]:
 
 
 @numba.njit(cache=True, nogil=True)
+def _index(text: Bytes, i: int) -> tuple[int, int, int]:
+    """Read an index and its colon at `i`; return it, the position after the colon, and a code."""
+    n, start, index = len(text), i, 0
+    while i < n and 48 <= text[i] <= 57 and i - start < 18:
+        index = index * 10 + (text[i] - 48)
+        i += 1
+    if i == start or (i < n and 48 <= text[i] <= 57):
+        return 0, i, QUERY if text[start] == 113 else BAD_INDEX
+    if i >= n or text[i] != COLON:
+        return 0, i, NO_COLON
+    return index, i + 1, OK
+
+
+@numba.njit(cache=True, nogil=True)
 def parse_block(
     text: Bytes,
     first_index: int,
@@ -148,63 +164,53 @@ def parse_block(
         above and the position in `text` where it arose, on the line last counted.
     """
     n = len(text)
-    rows = nnz = odds = line = i = 0
-    falling = False
-    while i < n:
+    rows = nnz = odds = line = i = start = 0
+    code, falling = OK, False
+    while i < n and code == OK:
         line += 1
-        while i < n and _is_blank(text[i]):
-            i += 1
+        i = _skip_blanks(text, i)
         if i < n and text[i] != NEWLINE and text[i] != HASH:
             # Read the label.
             start = i
             labels[rows], i, state = _number(text, i)
             if state == WRONG:
-                return rows, nnz, odds, line, falling, BAD_LABEL, start
+                code = BAD_LABEL
+                break
             if state == ODD:
                 odd[odds, 0], odd[odds, 1], odd[odds, 2] = -1 - rows, start, i
                 odds += 1
             # Read the pairs.
             row_start, previous = nnz, -1
             while True:
-                while i < n and _is_blank(text[i]):
-                    i += 1
+                start = i = _skip_blanks(text, i)
                 if i >= n or text[i] == NEWLINE or text[i] == HASH:
                     break
-                start = i
-                index = 0
-                while i < n and 48 <= text[i] <= 57 and i - start < 18:
-                    index = index * 10 + (text[i] - 48)
-                    i += 1
-                if i == start or (i < n and 48 <= text[i] <= 57):
-                    query = text[start] == 113
-                    return rows, nnz, odds, line, falling, QUERY if query else BAD_INDEX, start
-                if i >= n or text[i] != COLON:
-                    return rows, nnz, odds, line, falling, NO_COLON, start
+                index, begin, code = _index(text, i)
                 index -= first_index
-                if index <= previous:
+                if code == OK and index <= previous:
                     falling = True
                     if index < 0:
-                        return rows, nnz, odds, line, falling, BELOW_FIRST, start
-                    if not sort:
+                        code = BELOW_FIRST
+                    elif not sort:
                         code = TWICE if index == previous else FALLING
-                        return rows, nnz, odds, line, falling, code, start
-                i += 1
-                values[nnz], end, state = _number(text, i)
+                if code != OK:
+                    break
+                values[nnz], i, state = _number(text, begin)
                 if state == WRONG:
-                    return rows, nnz, odds, line, falling, BAD_VALUE, start
+                    code = BAD_VALUE
+                    break
                 if state == ODD:
-                    odd[odds, 0], odd[odds, 1], odd[odds, 2] = nnz, i, end
+                    odd[odds, 0], odd[odds, 1], odd[odds, 2] = nnz, begin, i
                     odds += 1
                 indices[nnz] = previous = index
                 nnz += 1
-                i = end
             lengths[rows], lines[rows] = nnz - row_start, line
             rows += 1
         # Go to the next line.
-        while i < n and text[i] != NEWLINE:
+        while i < n and text[i] != NEWLINE and code == OK:
             i += 1
         i += 1
-    return rows, nnz, odds, line, falling, OK, 0
+    return rows, nnz, odds, line, falling, code, start
 
 
 @numba.njit(cache=True, nogil=True)

@@ -16,16 +16,17 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from mpips import __version__
 from mpips.errors import DataError
-from mpips.files.atomic import replacing
+from mpips.files.atomic import open_output, replacing
 from mpips.files.csr import CsrFile
 from mpips.files.layout import (
     CHUNK,
     FILTERS,
     LIBVER,
     MODEL_FORMAT,
+    Attribute,
     now,
-    package_version,
     write_attributes,
     write_names,
 )
@@ -67,7 +68,7 @@ class Model:
     config: str = ""
     stats: str = "{}"
     names: list[str] | None = None
-    version: str = field(default_factory=package_version)
+    version: str = __version__
     created: str = field(default_factory=now)
     path: str = "the model"
 
@@ -76,7 +77,8 @@ class Model:
         if self.weights is not None:
             keys = np.flatnonzero(self.weights)
             return keys.astype(np.uint64), self.weights[keys]
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         used = self.values.reshape(len(self.keys), -1).any(axis=1)
         return self.keys[used], self.values[used]
 
@@ -118,7 +120,7 @@ def write_model(path: str | Path, model: Model) -> None:
         "values": model.values,
         "permutation": model.permutation,
     }
-    facts = {
+    facts: dict[str, Attribute] = {
         "format": MODEL_FORMAT,
         "kind": model.kind,
         "n_features": model.n_features,
@@ -177,6 +179,32 @@ def read_model(path: str | Path) -> Model:
     return model
 
 
+def export_weights(model: Model, path: str | Path) -> int:
+    """Write a line for each nonzero key: key, value, and the feature's name if the model has names.
+
+    Keys are original columns, from 0; a value has the fewest digits that give it back; the words of
+    a line are parted by tabs. The text is packed by gzip if the name of the file ends in .gz.
+
+    Returns:
+        How many lines.
+
+    Raises:
+        OutputError, FileError: the text cannot be written.
+    """
+    keys, values = model.nonzeros()
+    columns = [keys.astype(np.bytes_), *values.reshape(len(keys), -1).T.astype(np.bytes_)]
+    if model.names is not None:
+        # Keep names from breaking lines and columns.
+        names = [" ".join(model.names[key].split()).encode() for key in keys.tolist()]
+        columns.append(np.array(names, np.bytes_))
+    lines = columns[0]
+    for column in columns[1:]:
+        lines = np.strings.add(np.strings.add(lines, b"\t"), column)
+    with replacing(path) as temporary, open_output(temporary, str(path)) as file:
+        file.write(b"".join(np.strings.add(lines, b"\n").tolist()))
+    return len(keys)
+
+
 def check_key_space(model: Model, data: CsrFile | CsrFiles) -> None:
     """Refuse data whose columns or scaling are not those that the model was trained on.
 
@@ -209,7 +237,7 @@ def check_key_space(model: Model, data: CsrFile | CsrFiles) -> None:
 
 def _permutes(permutation: npt.NDArray[np.int64], size: int) -> bool:
     """Return whether each number below `size` is there once."""
-    if permutation.shape != (size,) or (size and not 0 <= permutation.min()):
+    if permutation.shape != (size,) or (size and permutation.min() < 0):
         return False
     counts = np.bincount(permutation, minlength=size)
     return len(counts) == size and bool((counts == 1).all())
@@ -217,10 +245,9 @@ def _permutes(permutation: npt.NDArray[np.int64], size: int) -> bool:
 
 def _write_array(file: h5py.File, name: str, array: npt.NDArray[Any]) -> None:
     """Write an array in chunks with checksums."""
-    chunks = (max(1, CHUNK // max(1, int(np.prod(array.shape[1:])))), *array.shape[1:])
-    file.create_dataset(
-        name, data=array, maxshape=(None, *array.shape[1:]), **FILTERS | {"chunks": chunks}
-    )
+    width = max(1, int(np.prod(array.shape[1:])))
+    filters = FILTERS | {"chunks": (max(1, CHUNK // width), *array.shape[1:])}
+    file.create_dataset(name, data=array, maxshape=(None, *array.shape[1:]), **filters)
 
 
 def _write_text(file: h5py.File, name: str, text: str) -> None:
@@ -245,5 +272,7 @@ def _read_text(file: h5py.File, path: Path, name: str) -> str:
 def _read_names(file: h5py.File, path: Path) -> list[str] | None:
     """Read the features' names, or None if there are none."""
     with reading(path, "/var/_index"):
-        names = file["var/_index"].asstr()[()].tolist() if "var/_index" in file else None
+        if "var/_index" not in file:
+            return None
+        names: list[str] = file["var/_index"].asstr()[()].tolist()
     return names

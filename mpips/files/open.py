@@ -28,7 +28,7 @@ def open_hdf5(path: str | Path, what: str) -> h5py.File:
 
     Args:
         path: the file.
-        what: what the caller wanted it to be, for the message: "training data", "a model".
+        what: what the caller wanted it to be, for the message: "training data", "a model", "".
 
     Raises:
         MissingInputError: there is no such file.
@@ -139,10 +139,10 @@ def describe(path: str | Path) -> str:
     if packed:
         with contextlib.suppress(OSError, EOFError), gzip.open(path) as unpacked:
             head = unpacked.read(65536)
-    return _describe_bytes(head) + (", packed by gzip" if packed else "")
+    return describe_bytes(head) + (", packed by gzip" if packed else "")
 
 
-def _describe_bytes(head: bytes) -> str:
+def describe_bytes(head: bytes) -> str:
     """Say what a file that begins with these bytes seems to be."""
     if not head:
         return "an empty file"
@@ -160,13 +160,14 @@ def _describe_bytes(head: bytes) -> str:
 
 def _missing(path: Path, what: str) -> MissingInputError:
     """Return the error for a file that is not there, with the name nearest to it."""
+    sentence = f"{what}: {path} does not exist" if what else f"{path} does not exist"
     with contextlib.suppress(OSError, ValueError):
         names = os.listdir(path.parent)
         near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
         where = f"looked in {path.parent.resolve()}"
         remedy = f"Nearest: {path.with_name(near[0])}" if near else ""
-        return MissingInputError(f"{what}: {path} does not exist", where, remedy)
-    return MissingInputError(f"{what}: {path} does not exist", f"there is no folder {path.parent}")
+        return MissingInputError(sentence, where, remedy)
+    return MissingInputError(sentence, f"there is no folder {path.parent}")
 
 
 def _open_error(error: Exception, path: Path, what: str) -> MpipsError:
