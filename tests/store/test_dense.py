@@ -73,7 +73,7 @@ def test_adding_needs_no_numba():
         "import sys, numpy as np\n"
         "from mpips.store.table import make_store\n"
         "from mpips.wire.types import Table\n"
-        "store = make_store(Table(name='w', size=9))\n"
+        "store = make_store(Table(name='w', size=9, segments=1))\n"
         "store.hold(0)\n"
         "store.update_keys(np.array([1, 5], np.uint64), np.ones((2, 1)))\n"
         "sys.exit('numba' in sys.modules)\n"

@@ -1,0 +1,11 @@
+"""Kernels are compiled before the first test, so that no test has to wait for one."""
+
+import pytest
+
+from mpips.store.compile import warm
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels():
+    """Compile all kernels, or load them from the cache."""
+    warm()
