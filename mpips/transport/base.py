@@ -114,17 +114,24 @@ class Transport(ABC):
         """Return a copy of the counters."""
         return replace(self._traffic)
 
-    def _count_sent(self, size: int) -> None:
-        self._traffic.frames_sent += 1
-        self._traffic.bytes_sent += size
-
-    def _count_received(self, size: int) -> None:
-        self._traffic.frames_received += 1
-        self._traffic.bytes_received += size
-
-    def _check_dest(self, dest: int) -> None:
+    def _admit(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]]) -> int:
+        """Refuse a frame that cannot be sent, count it, and return its bytes."""
         if not 0 <= dest < self.size:
             raise ProtocolError(f"There is no node {dest}, only 0 to {self.size - 1}.")
+        size = len(head)
+        for array in payload:
+            if not array.flags.c_contiguous:
+                raise ProtocolError("An array to be sent is not C-contiguous.")
+            size += array.nbytes
+        traffic = self._traffic
+        traffic.frames_sent += 1
+        traffic.bytes_sent += size
+        return size
+
+    def _count_received(self, size: int) -> None:
+        traffic = self._traffic
+        traffic.frames_received += 1
+        traffic.bytes_received += size
 
     def _buffers(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes]:
         """Return the arrays that a large payload shall be received in."""
@@ -137,22 +144,22 @@ class Transport(ABC):
         return buffers
 
 
-def is_large(head_size: int, payload_size: int) -> bool:
-    """Tell whether a payload travels uncopied, and is received in a place of its own."""
-    return payload_size > 0 and head_size + payload_size > SMALL_FRAME
+def is_large(head_size: int, size: int) -> bool:
+    """Tell whether a payload travels uncopied, and is received in a place of its own.
+
+    Args:
+        head_size: bytes of the head.
+        size: bytes of the head and the payload.
+    """
+    return size > SMALL_FRAME and size > head_size
 
 
 def as_bytes(array: npt.NDArray[Any]) -> Bytes:
-    """Return an array's memory as a flat uint8 array, not copied.
-
-    Raises:
-        ProtocolError: the array is not C-contiguous.
+    """Return the memory of a C-contiguous array as a flat uint8 array, not copied.
 
     >>> as_bytes(np.array([[1, 2]], "<u2"))
     array([1, 0, 2, 0], dtype=uint8)
     """
-    if not array.flags.c_contiguous:
-        raise ProtocolError("An array to be sent is not C-contiguous.")
     flat: Bytes = array.reshape(-1).view(np.uint8)
     return flat
 

@@ -31,11 +31,10 @@ class LoopTransport(Transport):
 
     def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
         """Queue a frame for a node; the payload is copied, whatever its size."""
-        self._check_dest(dest)
+        self._admit(dest, head, payload)
         # Copies, as over a network: what the sender does to its arrays now stays its own affair.
         copies = [as_bytes(array).copy() for array in payload]
         self._inboxes[dest].append((self.node, memoryview(bytes(head)), copies))
-        self._count_sent(len(head) + sum(copy.nbytes for copy in copies))
 
     def poll(self) -> list[Frame]:
         """Return the frames that are here, at most `FRAMES_PER_POLL`; never blocks."""
@@ -57,9 +56,10 @@ class LoopTransport(Transport):
 
     def _receive(self, source: int, head: memoryview, payload: list[Bytes]) -> Frame:
         sizes = [part.nbytes for part in payload]
-        self._count_received(len(head) + sum(sizes))
+        size = len(head) + sum(sizes)
+        self._count_received(size)
         # Only a large payload has a place, as over MPI.
-        if not is_large(len(head), sum(sizes)):
+        if not is_large(len(head), size):
             return source, head, payload
         buffers = self._buffers(source, head, sizes)
         for buffer, part in zip(buffers, payload, strict=True):

@@ -19,7 +19,7 @@ from mpi4py import MPI
 
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.transport.backoff import Backoff
-from mpips.transport.base import FRAMES_PER_POLL, SMALL_FRAME, Bytes, Frame, Transport, as_bytes
+from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_bytes, is_large
 from mpips.transport.lanes import Lane, Transfers
 from mpips.transport.packing import pack, unpack
 
@@ -59,11 +59,8 @@ class MPITransport(Transport):
 
     def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
         """Queue a frame for a node; a large payload is sent from where it is."""
-        self._check_dest(dest)
-        size = len(head)
-        for array in payload:
-            size += array.nbytes
-        follows = size > SMALL_FRAME and size > len(head)
+        size = self._admit(dest, head, payload)
+        follows = is_large(len(head), size)
         message = pack(head, payload, follows)
         chunks = _chunks([as_bytes(array) for array in payload]) if follows else []
         # After a loss nothing is sent any more; poll tells why.
@@ -75,7 +72,6 @@ class MPITransport(Transport):
                 self._start(self._chunks_out, _CHUNK, dest, chunk)
         except MPI.Exception as error:
             self._error = self._explain(error)
-        self._count_sent(size)
 
     def poll(self) -> list[Frame]:
         """Return the frames that are here, at most `FRAMES_PER_POLL`; never blocks."""
@@ -139,23 +135,23 @@ class MPITransport(Transport):
 
     def _fetch(self) -> None:
         """Begin to receive the messages that are here, a bounded number."""
-        comm, status = self._comm, self._status
+        probe, status = self._comm.Improbe, self._status
         for _ in range(FRAMES_PER_POLL):
-            message = comm.Improbe(MPI.ANY_SOURCE, _MESSAGE, status)
-            if message is None:
+            found = probe(MPI.ANY_SOURCE, _MESSAGE, status)
+            if found is None:
                 return
             source = status.source
-            data = bytearray(status.count)
-            request = message.Irecv(data)
+            message = bytearray(status.count)
+            request = found.Irecv(message)
             # Messages of one sender are opened in order, so that its chunks find their frames.
             lane = self._messages_in.get(source)
-            if request.Test() and (lane is None or lane.is_idle()):
-                self._open(source, data)
-                continue
             if lane is None:
                 lane = self._messages_in[source] = Transfers(partial(self._open, source))
-            lane.follow(request, data, data)
-            self._moving[lane] = None
+            if lane.is_idle() and request.Test():
+                self._open(source, message)
+            else:
+                lane.follow(request, message, message)
+                self._moving[lane] = None
         # Improbe raises only when no message waits, which on a busy rank may never happen.
         if self._sees_losses and self._failed():
             self._error = self._loss()
@@ -164,9 +160,13 @@ class MPITransport(Transport):
         """Hand over a small frame; begin to receive the payload of a large one."""
         head, sizes, arrays, follows = unpack(message)
         self._count_received(len(head) + sum(sizes))
-        if not follows:
+        if follows:
+            self._receive(source, head, sizes)
+        else:
             self._ready.append((source, head, arrays))
-            return
+
+    def _receive(self, source: int, head: memoryview, sizes: list[int]) -> None:
+        """Receive the payload of a large frame where it shall stay."""
         arrays = self._buffers(source, head, sizes)
         lane = self._chunks_in.get(source)
         if lane is None:

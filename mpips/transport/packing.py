@@ -31,27 +31,25 @@ _PADDING = [bytes(count) for count in range(8)]
 def pack(head: bytes, arrays: Sequence[npt.NDArray[Any]], follows: bool) -> bytes:
     """Return the message of a frame, with its arrays or, if they follow, only with their sizes.
 
-    Raises:
-        ProtocolError: an array is not C-contiguous, or its memory is not that of numbers.
+    The arrays have to be C-contiguous.
 
     >>> pack(b"hi", [], False).hex(" ", 4)
     '0200 00000000 00006869'
     """
     if not arrays:
         return _COUNTS.pack(len(head), 0) + head
-    sizes = [array.nbytes for array in arrays]
-    flag = FOLLOWS if follows else 0
-    pieces: list[Any] = [struct.pack(f"<II{len(sizes)}Q", len(head), len(sizes) | flag, *sizes)]
-    pieces.append(head)
+    sizes: list[int] = []
+    padded: list[Any] = []
+    for array in arrays:
+        size = array.nbytes
+        sizes.append(size)
+        padded += array, _PADDING[-size % 8]
+    count = len(sizes)
+    if follows:
+        return struct.pack(f"<II{count}Q", len(head), count | FOLLOWS, *sizes) + head
     # Everything before the head has a multiple of 8 bytes, so the head alone decides its padding.
-    if not follows:
-        pieces.append(_PADDING[-len(head) % 8])
-        for array in arrays:
-            pieces += array, _PADDING[-array.nbytes % 8]
-    try:
-        return b"".join(pieces)
-    except ValueError as error:
-        raise ProtocolError(f"An array cannot be sent: {error}.") from None
+    start = struct.pack(f"<II{count}Q", len(head), count, *sizes)
+    return b"".join((start, head, _PADDING[-len(head) % 8], *padded))
 
 
 def unpack(message: bytearray) -> tuple[memoryview, list[int], list[Bytes], bool]:

@@ -1,0 +1,279 @@
+"""The promises of a transport as tests, to be inherited by the tests of each one.
+
+A subclass gives the fixture `ends`: the nodes 0 and 1 of a world of two that live in this process,
+both or one or none. Each test is written for any of these: every end does its part, and what it
+expects is derived from the number of the node that sends, so nothing else needs to be exchanged.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from mpips.errors import ProtocolError
+from mpips.transport.base import FRAMES_PER_POLL, SMALL_FRAME, Bytes, Frame, Transport
+
+PATIENCE_S = 20.0
+"""How long frames may take on a machine that is busy with something else."""
+
+CHUNK = 4 << 20
+
+SIZES = [0, 1, 7, 8, 4095, 65535, 65536, 65537, CHUNK - 1, CHUNK, CHUNK + 1]
+"""Bytes around which an implementation is likely to change its ways."""
+
+DTYPES = ["u1", "<i2", "<f2", "<u4", "<f4", "<u8", "<f8", "?", "<c16"]
+
+Received = dict[int, list[Frame]]
+"""What each end has received, by its node."""
+
+
+class TransportContract:
+    """What every transport must do; see `mpips.transport.base`."""
+
+    @pytest.fixture
+    def ends(self) -> Iterator[list[Transport]]:
+        """Give the ends that live in this process; a subclass has to say which."""
+        raise NotImplementedError
+
+    def test_poll_of_nothing_returns_at_once(self, ends: list[Transport]) -> None:
+        """An event loop must not be held up by silence."""
+        for end in ends:
+            began = time.process_time()
+            assert all(end.poll() == [] for _ in range(100))
+            assert time.process_time() - began < 1.0
+
+    def test_every_end_knows_who_it_is(self, ends: list[Transport]) -> None:
+        """Node numbers are what heads are addressed with."""
+        assert all(end.size == 2 and end.node in (0, 1) for end in ends)
+        assert len({end.node for end in ends}) == len(ends)
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_one_array_arrives_unchanged(self, ends: list[Transport], size: int) -> None:
+        """Sizes around every threshold, byte for byte."""
+        for end in ends:
+            end.send(1 - end.node, b"one", [random_bytes(end.node, size)])
+        for node, frames in receive(ends, 1).items():
+            source, head, payload = frames[0]
+            assert (source, bytes(head)) == (1 - node, b"one")
+            assert_same(payload, [random_bytes(1 - node, size)])
+
+    @pytest.mark.parametrize("size", [0, 1, 100, SMALL_FRAME, SMALL_FRAME + 1, 1 << 20])
+    def test_head_alone_arrives_unchanged(self, ends: list[Transport], size: int) -> None:
+        """A head may be empty, and may be large."""
+        for end in ends:
+            end.send(1 - end.node, random_bytes(end.node, size).tobytes())
+        for node, frames in receive(ends, 1).items():
+            _, head, payload = frames[0]
+            assert bytes(head) == random_bytes(1 - node, size).tobytes()
+            assert payload == []
+
+    @pytest.mark.parametrize("scale", [1, 1000, 100_000])
+    def test_arrays_of_all_dtypes_arrive_aligned(self, ends: list[Transport], scale: int) -> None:
+        """Small together, large together, and with odd sizes and empty arrays between them."""
+        for end in ends:
+            end.send(1 - end.node, b"odd", mixed_arrays(end.node, scale))
+        for node, frames in receive(ends, 1).items():
+            sent, payload = mixed_arrays(1 - node, scale), frames[0][2]
+            assert_same(payload, sent)
+            for part, array in zip(payload, sent, strict=True):
+                assert part.ctypes.data % 8 == 0
+                assert np.array_equal(part.view(array.dtype), array.reshape(-1))
+
+    def test_what_arrives_may_be_written_to(self, ends: list[Transport]) -> None:
+        """Filters decode in place, and must not write into a neighbour."""
+        for end in ends:
+            end.send(1 - end.node, b"", [random_bytes(end.node, 100), random_bytes(end.node, 50)])
+        for node, frames in receive(ends, 1).items():
+            first, second = frames[0][2]
+            first[:] = 0
+            assert_same([second], [random_bytes(1 - node, 50)])
+
+    def test_small_payload_is_copied_at_once(self, ends: list[Transport]) -> None:
+        """The sender may write to its arrays as soon as `send` returns."""
+        for end in ends:
+            array = random_bytes(end.node, 60_000)
+            end.send(1 - end.node, b"", [array])
+            array[:] = 0
+        for node, frames in receive(ends, 1).items():
+            assert_same(frames[0][2], [random_bytes(1 - node, 60_000)])
+
+    def test_large_payload_is_received_in_its_place(self, ends: list[Transport]) -> None:
+        """Values go straight to where the user wants them."""
+        sizes, asked = [100_000, 0, CHUNK + 3], {}
+        places = {end.node: [np.zeros(size, np.uint8) for size in sizes] for end in ends}
+        for end in ends:
+
+            def place(
+                source: int, head: memoryview, sizes: list[int], node: int = end.node
+            ) -> list[Bytes]:
+                asked[node] = source, bytes(head), sizes
+                return places[node]
+
+            end.place = place
+            end.send(1 - end.node, b"small", [random_bytes(end.node, 1000)])
+            end.send(1 - end.node, b"large", [random_bytes(end.node, size) for size in sizes])
+        for node, frames in receive(ends, 2).items():
+            payload = next(payload for _, head, payload in frames if bytes(head) == b"large")
+            assert asked[node] == (1 - node, b"large", sizes)
+            assert all(part is there for part, there in zip(payload, places[node], strict=True))
+            assert_same(payload, [random_bytes(1 - node, size) for size in sizes])
+
+    def test_place_may_decline(self, ends: list[Transport]) -> None:
+        """None means: allocate."""
+        for end in ends:
+            end.place = lambda source, head, sizes: None
+            end.send(1 - end.node, b"", [random_bytes(end.node, 100_000)])
+        for node, frames in receive(ends, 1).items():
+            assert_same(frames[0][2], [random_bytes(1 - node, 100_000)])
+
+    def test_place_that_does_not_fit_is_refused(self, ends: list[Transport]) -> None:
+        """Receiving into it would destroy the memory behind it."""
+        for end in ends:
+            end.place = lambda source, head, sizes: [np.zeros(sizes[0] - 1, np.uint8)]
+            end.send(end.node, b"", [random_bytes(end.node, 100_000)])
+            with pytest.raises(ProtocolError, match="place"):
+                receive([end], 1)
+
+    def test_many_small_frames_arrive_once_each(self, ends: list[Transport]) -> None:
+        """Both ways at the same time, each with its own number."""
+        for end in ends:
+            for number in range(500):
+                end.send(1 - end.node, b"%d" % number, [np.array([number], np.uint32)])
+        for frames in receive(ends, 500).values():
+            numbers = sorted(int(bytes(head)) for _, head, _ in frames)
+            assert numbers == list(range(500))
+            assert all(
+                int(payload[0].view("<u4")[0]) == int(bytes(head)) for _, head, payload in frames
+            )
+
+    def test_burst_is_handed_over_in_bounded_portions(self, ends: list[Transport]) -> None:
+        """Ten thousand frames that nobody has fetched yet are held, not lost."""
+        for end in ends:
+            for number in range(10_000):
+                end.send(1 - end.node, b"%d" % number)
+        for frames in receive(ends, 10_000).values():
+            assert sorted(int(bytes(head)) for _, head, _ in frames) == list(range(10_000))
+
+    def test_large_frames_both_ways_do_not_block_each_other(self, ends: list[Transport]) -> None:
+        """Three at once, mixed with small ones: chunks must find the right frame."""
+        sizes = [100_000, 3 * CHUNK + 5, CHUNK]
+        for end in ends:
+            for number, size in enumerate(sizes):
+                end.send(1 - end.node, b"%d" % number, [random_bytes(end.node + 2 * number, size)])
+                end.send(1 - end.node, b"small")
+        for node, frames in receive(ends, 6).items():
+            large = {
+                int(bytes(head)): payload for _, head, payload in frames if bytes(head) != b"small"
+            }
+            assert sorted(large) == [0, 1, 2]
+            for number, size in enumerate(sizes):
+                assert_same(large[number], [random_bytes(1 - node + 2 * number, size)])
+
+    @pytest.mark.parametrize("size", [10, CHUNK + 1])
+    def test_node_sends_to_itself(self, ends: list[Transport], size: int) -> None:
+        """A rank may be worker and server at once."""
+        for end in ends:
+            end.send(end.node, b"me", [random_bytes(end.node, size)])
+        for node, frames in receive(ends, 1).items():
+            source, head, payload = frames[0]
+            assert (source, bytes(head)) == (node, b"me")
+            assert_same(payload, [random_bytes(node, size)])
+
+    def test_flush_keeps_what_comes_meanwhile(self, ends: list[Transport]) -> None:
+        """Two nodes that flush large frames to each other must not wait for ever."""
+        for end in ends:
+            end.send(1 - end.node, b"", [random_bytes(end.node, 3 * CHUNK)])
+        for end in ends:
+            assert end.flush(PATIENCE_S)
+            assert end.unsent() == 0
+        for node, frames in receive(ends, 1).items():
+            assert_same(frames[0][2], [random_bytes(1 - node, 3 * CHUNK)])
+
+    def test_what_cannot_be_sent_is_refused(self, ends: list[Transport]) -> None:
+        """A node that is not there, and an array that is not in one piece."""
+        for end in ends:
+            with pytest.raises(ProtocolError, match="node"):
+                end.send(2, b"")
+            for size in (10, 1000):
+                with pytest.raises(ProtocolError, match="contiguous"):
+                    end.send(1 - end.node, b"", [np.zeros((size, size)).T[1:]])
+            assert end.unsent() == 0
+            assert end.poll() == []
+
+    def test_traffic_is_counted(self, ends: list[Transport]) -> None:
+        """Bytes are those of heads and payloads."""
+        for end in ends:
+            end.send(1 - end.node, b"abc", [np.zeros(4), np.zeros(100_000, np.uint8)])
+            end.send(1 - end.node, b"abc")
+        receive(ends, 2)
+        for end in ends:
+            traffic = end.statistics()
+            assert (traffic.frames_sent, traffic.bytes_sent) == (2, 100_038)
+            assert (traffic.frames_received, traffic.bytes_received) == (2, 100_038)
+
+    @pytest.mark.slow
+    def test_frame_of_more_than_two_gibibytes_arrives(self, ends: list[Transport]) -> None:
+        """Counts of 32 bits end here; from node 0 to node 1 alone, to spare memory."""
+        size = (2 << 30) + (1 << 20) + 1
+        for end in ends:
+            if end.node == 0:
+                array = np.zeros(size, np.uint8)
+                array[::4096] = np.arange(len(array[::4096])) % 251
+                array[-1] = 77
+                end.send(1, b"huge", [array])
+        receivers = [end for end in ends if end.node == 1]
+        senders = [end for end in ends if end.node == 0]
+        for frames in receive(receivers, 1).values():
+            (part,) = frames[0][2]
+            assert part.nbytes == size
+            assert part[-1] == 77
+            assert np.array_equal(part[:-1:4096], np.arange(len(part[:-1:4096])) % 251)
+        assert all(end.flush(PATIENCE_S) for end in senders)
+
+
+def receive(ends: list[Transport], count: int) -> Received:
+    """Poll ends until each has received so many frames and sent all it had to.
+
+    Raises:
+        AssertionError: they took longer than `PATIENCE_S`, or there were more.
+    """
+    received: Received = {end.node: [] for end in ends}
+    deadline = time.monotonic() + PATIENCE_S
+    while any(len(received[end.node]) < count or end.unsent() for end in ends):
+        for end in ends:
+            frames = end.poll()
+            assert len(frames) <= FRAMES_PER_POLL
+            received[end.node] += frames
+        assert time.monotonic() < deadline, {node: len(got) for node, got in received.items()}
+    assert all(len(frames) == count for frames in received.values())
+    return received
+
+
+def random_bytes(seed: int, size: int) -> Bytes:
+    """Return bytes that depend on the seed, the same at every node."""
+    return np.random.default_rng([seed, size]).integers(0, 256, size, np.uint8)
+
+
+def mixed_arrays(seed: int, scale: int) -> list[npt.NDArray[Any]]:
+    """Return arrays of all dtypes, of odd sizes, some empty or of two dimensions."""
+    generator = np.random.default_rng([seed, scale])
+    arrays = [
+        generator.integers(0, 2, 3 * scale + number, np.uint8).astype(dtype)
+        for number, dtype in enumerate(DTYPES)
+    ]
+    return [np.zeros(0, np.float64), arrays[1].reshape(1, -1), *arrays, np.zeros((0, 3), "f4")]
+
+
+def assert_same(payload: list[Bytes], arrays: list[npt.NDArray[Any]]) -> None:
+    """Compare what was received with what was sent, byte for byte.
+
+    Raises:
+        AssertionError: a byte, a size or the number of arrays differs.
+    """
+    assert [part.nbytes for part in payload] == [array.nbytes for array in arrays]
+    for part, array in zip(payload, arrays, strict=True):
+        assert part.dtype == np.uint8
+        assert np.array_equal(part, array.reshape(-1).view(np.uint8))

@@ -1,0 +1,34 @@
+"""Head and arrays come out of a message as they went in, and nonsense is refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpips.errors import ProtocolError
+from mpips.transport.packing import pack, unpack
+
+
+@given(st.binary(max_size=40), st.lists(st.binary(max_size=40), max_size=5), st.booleans())
+def test_unpack_undoes_pack(head: bytes, arrays: list[bytes], follows: bool) -> None:
+    sent = [np.frombuffer(array, np.uint8) for array in arrays]
+    there, sizes, payload, later = unpack(bytearray(pack(head, sent, follows)))
+    assert bytes(there) == head
+    assert sizes == [len(array) for array in arrays]
+    assert later == (follows and bool(arrays))
+    assert [part.tobytes() for part in payload] == ([] if later else arrays)
+
+
+@pytest.mark.parametrize("kept", range(8 + 16 + 3 + 5 + 10 + 6 + 3))
+def test_message_cut_short_is_refused(kept: int) -> None:
+    arrays = [np.arange(10, dtype=np.uint8), np.arange(3, dtype=np.uint8)]
+    message = bytearray(pack(b"abc", arrays, False))
+    with pytest.raises(ProtocolError):
+        unpack(message[:kept])
+
+
+@pytest.mark.parametrize("kept", range(8 + 16 + 3))
+def test_head_cut_short_is_refused(kept: int) -> None:
+    message = bytearray(pack(b"abc", [np.zeros(10), np.zeros(3)], True))
+    with pytest.raises(ProtocolError):
+        unpack(message[:kept])
