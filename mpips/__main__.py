@@ -12,12 +12,21 @@ OLDEST = (3, 11)
 
 def newer_python():
     """Name the newest Python on the PATH that mpips can use, or return an empty string."""
+    # Try from the newest, of versions to come also.
     for minor in range(19, OLDEST[1] - 1, -1):
         for folder in os.environ.get("PATH", "").split(os.pathsep):
             name = "python3.%d" % minor
-            if os.access(os.path.join(folder, name), os.X_OK):
+            if os.access(os.path.join(folder, name), os.X_OK) and works(name):
                 return name
     return ""
+
+
+def works(program):
+    """Tell whether a Python starts: version managers leave programs on the PATH that do not."""
+    import subprocess
+
+    with open(os.devnull, "w") as nowhere:
+        return subprocess.call([program, "-c", ""], stdout=nowhere, stderr=nowhere) == 0
 
 
 def refuse_old_python():

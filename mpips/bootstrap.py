@@ -147,7 +147,8 @@ def make(missing: list[str]) -> None:
         f"installing mpips[{extras}] into {VENV} (about a minute, 700 MB)")
     pip = make_venv()
     STAMP.unlink(missing_ok=True)
-    install = [*pip, "install", "-q", "--no-input", "--disable-pip-version-check"]
+    install = [*pip, "install", "-qq", "--no-input", "--retries=2",
+               "--disable-pip-version-check"]
     if subprocess.call([*install, "-e", f"{ROOT}[{extras}]"], stdin=subprocess.DEVNULL,
                        stdout=sys.stderr, env=clean()):
         raise LaunchError(
