@@ -9,8 +9,14 @@ __version__ = "0.1.0"
 
 # Say where each public name lives.
 _PUBLIC = {
-    "App": "mpips.apps.base",
-    "Table": "mpips.apps.base",
+    "App": "mpips.node.app",
+    "Job": "mpips.node.app",
+    "Plan": "mpips.core.task",
+    "Report": "mpips.core.machine",
+    "Table": "mpips.wire.types",
+    "Task": "mpips.core.task",
+    "UserUpdate": "mpips.store.user",
+    "Worker": "mpips.node.kv",
     "run": "mpips.node.run",
     "MpipsError": "mpips.errors",
     "UsageError": "mpips.errors",

@@ -34,6 +34,15 @@ class MpipsError(Exception):
     def __str__(self) -> str:
         return "\n".join(part for part in (self.what, self.where, self.remedy) if part)
 
+    def explain(self) -> str:
+        """Return the error as the user sees it: what, where and remedy, a line each or more.
+
+        >>> print(MissingInputError("a.h5 does not exist", "", "Make it.").explain())
+        mpips: error: a.h5 does not exist
+          Make it.
+        """
+        return "mpips: error: " + str(self).replace("\n", "\n  ")
+
 
 class UsageError(MpipsError):
     """The command line does not make sense."""

@@ -28,6 +28,7 @@ class Task:
     values: ValueArray | None
     pull: bool
     clock: int
+    within: Range | None
     after: set[int]
     out: np.ndarray | None
     requests: dict[int, Request] = field(default_factory=dict)
@@ -76,6 +77,7 @@ class ClientMachine(Machine):
         *,
         pull: bool = False,
         clock: int = 0,
+        within: Range | None = None,
         after: Iterable[int] = (),
         out: np.ndarray | None = None,
     ) -> tuple[int, list[Effect]]:
@@ -89,6 +91,9 @@ class ClientMachine(Machine):
                 change before the task is finished.
             pull: whether values shall come back.
             clock: the logical worker's clock; 0: the number of its push on this table.
+            within: the range that a push of a key list to an aggregating table declares: all
+                logical workers push something, or nothing, to all of its segments; None: the
+                whole table.
             after: timestamps of tasks that must be finished before this one starts (OSDI 2014,
                 execute-after-finished).
             out: `(n, pull width)`, where the pulled values shall be written; None: a new array.
@@ -96,7 +101,9 @@ class ClientMachine(Machine):
         assert pull or values is not None
         self._timestamp += 1
         waiting = {t for t in after if t in self._tasks}
-        task = Task(self._timestamp, table, stream, where, values, pull, clock, waiting, out)
+        task = Task(
+            self._timestamp, table, stream, where, values, pull, clock, within, waiting, out
+        )
         self._tasks[task.timestamp] = task
         return task.timestamp, [] if waiting else self._send(task)
 
@@ -146,7 +153,8 @@ class ClientMachine(Machine):
             pieces = cut_range(table, *task.where)
             key_bytes = 0
         else:
-            pieces = cut_keys(table, task.where, notes=table.aggregate and pushes)
+            notes = (task.within or (0, table.size)) if table.aggregate and pushes else None
+            pieces = cut_keys(table, task.where, notes)
             key_bytes = 8
         marks = self._mark(task, pieces) if pushes else self._needs(task, pieces, table)
         # Group by owner; the larger of the two ways counts.

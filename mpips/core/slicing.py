@@ -61,20 +61,21 @@ def cut_range(table: Table, begin: int, end: int) -> list[Piece]:
     return pieces
 
 
-def cut_keys(table: Table, keys: KeyArray, notes: bool) -> list[Piece]:
+def cut_keys(table: Table, keys: KeyArray, notes: Range | None = None) -> list[Piece]:
     """Return the pieces of a sorted key list, ascending.
 
     Args:
         table: the table that the keys belong to.
         keys: uint64 `(n,)`, strictly increasing.
-        notes: also return an empty piece for each segment without keys, as aggregating tables
-            need: every logical worker's clock must reach every segment.
+        notes: a range of which segments without keys get an empty piece, as aggregating tables
+            need: every logical worker's clock must reach every segment; it holds all keys.
 
     Cost: O(segments log n).
     """
     size, n = table.segment_size, len(keys)
-    if notes:
-        first, last = 0, table.segments - 1
+    if notes is not None:
+        first, last = notes[0] // size, (notes[1] - 1) // size
+        assert n == 0 or (notes[0] <= int(keys[0]) and int(keys[-1]) < notes[1]), notes
     elif n == 0:
         return []
     else:
@@ -87,7 +88,7 @@ def cut_keys(table: Table, keys: KeyArray, notes: bool) -> list[Piece]:
     return [
         Piece(first + i, 0, cuts[i + 1] - cuts[i], cuts[i])
         for i in range(last - first + 1)
-        if notes or cuts[i + 1] > cuts[i]
+        if notes is not None or cuts[i + 1] > cuts[i]
     ]
 
 

@@ -35,9 +35,9 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: what apps call it.
-        size: number of keys of a dense table; 2**64, the whole key space, of a sparse one.
         kind: "dense" (every key of [0, size) exists) or "sparse" (absent keys read as initial).
-        segments: number of segments, fixed for the life of the model.
+        size: number of keys of a dense table; 2**64, the whole key space, of a sparse one.
+        segments: number of segments, fixed for the life of the model; 0: not decided yet.
         width: values for each key.
         dtype: "f4" or "f8", of values and of the update function's state.
         update: the server's update function: a built-in name, "module:Class", or the class.
@@ -49,9 +49,9 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    size: int
     kind: str = "dense"
-    segments: int = 1
+    size: int = KEY_SPACE
+    segments: int = 0
     width: int = 1
     dtype: str = "f8"
     update: str | type = "add"
@@ -65,8 +65,20 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         assert self.mode in MODES, self.mode
         assert self.width >= 1, self.width
         assert 0 <= self.size <= KEY_SPACE, self.size
-        assert self.kind == "dense" or (self.size == KEY_SPACE and self.segments >= 2)
+        assert self.segments >= 0, self.segments
+        assert (self.kind == "sparse") == (self.size == KEY_SPACE), (self.kind, self.size)
+        assert self.kind == "dense" or self.segments != 1, "a sparse table has 2 segments or more"
         assert self.mode != "sequential" or self.aggregate, "sequential tables aggregate"
+
+    def cut(self, servers: int) -> "Table":
+        """Return the table with its segments decided: many a server, none tiny.
+
+        >>> [Table(name="w", size=size).cut(2).segments for size in (10, 5000, 10**6)]
+        [1, 20, 128]
+        """
+        many = -(-self.size // SEGMENT_KEYS_MIN)
+        default = max(1, min(SEGMENTS_PER_SERVER * servers, many))
+        return msgspec.structs.replace(self, segments=self.segments or default)
 
     @property
     def segment_size(self) -> int:
@@ -81,16 +93,6 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         """
         begin = min(segment * self.segment_size, self.size)
         return begin, min(begin + self.segment_size, self.size)
-
-
-def dense_segments(size: int, servers: int) -> int:
-    """Return the default number of segments of a dense table: many a server, none tiny."""
-    return max(1, min(SEGMENTS_PER_SERVER * servers, -(-size // SEGMENT_KEYS_MIN)))
-
-
-def sparse_segments(servers: int) -> int:
-    """Return the default number of segments of a sparse table."""
-    return SEGMENTS_PER_SERVER * servers
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):

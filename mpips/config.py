@@ -1,0 +1,229 @@
+"""The config: TOML, checked key by key, with `--set a.b=value` on top.
+
+>>> config = parse('[run]\\nservers = 2', "job.toml", ["model.kind=linear", "run.workers=4"])
+>>> config.run.servers, config.run.workers, config.model
+(2, 4, {'kind': 'linear'})
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from mpips.errors import ConfigError, MissingInputError
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all sections have in common: an unknown key is an error."""
+
+
+class Run(Section, frozen=True, kw_only=True):
+    """The section [run]: the size of the job, and where it leaves its files.
+
+    Attributes:
+        name: names the run folder `runs/NAME-TIME`.
+        out: the run folder; empty: `runs/NAME-TIME` in the current folder.
+        servers: ranks that hold the model. Too few: the model does not fit, or they are the
+            bottleneck; too many: fewer ranks compute.
+        workers: ranks that compute. 0: all other ranks under mpirun, else 1.
+        logical_workers: parts of the data, each with its own random stream and clock; fixed for
+            the life of a run, so that its result does not depend on the ranks. 0: `workers`.
+        seed: of everything random.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[\w.+-]+$")] = "run"
+    out: str = ""
+    servers: Count = 1
+    workers: CountOrNone = 0
+    logical_workers: CountOrNone = 0
+    seed: CountOrNone = 1
+
+
+class Data(Section, frozen=True, kw_only=True):
+    """The section [data]: HDF5 files made by `mpips convert`, relative to the config's folder.
+
+    Attributes:
+        train: the file that is trained on.
+        test: the file that the finished model is measured on; empty: none.
+    """
+
+    train: str = ""
+    test: str = ""
+
+
+class Sync(Section, frozen=True, kw_only=True):
+    """The section [sync]: how stale the values may be that workers compute with.
+
+    Attributes:
+        mode: "sequential": the result is bitwise that of a serial program; "eventual": nobody
+            waits. "": what the model's solver is made for.
+    """
+
+    mode: Literal["", "sequential", "eventual"] = ""
+
+
+class Filters(Section, frozen=True, kw_only=True):
+    """The section [filters]: what makes messages smaller.
+
+    Attributes:
+        compress: "lz4" packs keys and values without loss: good on slow networks, a loss of
+            time within one host.
+    """
+
+    compress: Literal["off", "lz4"] = "off"
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """A whole config. `model` has `kind` and the settings of that app, which checks them."""
+
+    run: Run = Run()
+    data: Data = Data()
+    model: dict[str, Any] = {}
+    sync: Sync = Sync()
+    filters: Filters = Filters()
+
+    @property
+    def logical_workers(self) -> int:
+        """Return the number of logical workers."""
+        return self.run.logical_workers or self.run.workers
+
+    def sized(self, workers: int, logical_workers: int = 0) -> "Config":
+        """Return the config with the number of workers decided, and of logical ones, if open."""
+        logical_workers = self.run.logical_workers or logical_workers or workers
+        run = msgspec.structs.replace(self.run, workers=workers, logical_workers=logical_workers)
+        return msgspec.structs.replace(self, run=run)
+
+
+def load(path: Path | None, settings: Sequence[str] = ()) -> Config:
+    """Return the config of a file (None: an empty one) with `a.b=value` settings on top.
+
+    Paths in [data] and [run] count from the file's folder; in settings, from the current one.
+
+    Raises:
+        MissingInputError: the file is not there.
+        ConfigError: its text is not TOML, or a key or value is wrong.
+    """
+    if path is None:
+        return parse("", "", settings)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingInputError(f"{path} does not exist", f"looked in {Path.cwd()}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    return parse(text, str(path), settings)
+
+
+def parse(text: str, name: str, settings: Sequence[str] = ()) -> Config:
+    """Return the config of a text that came from the file `name`.
+
+    Raises:
+        ConfigError: the text is not TOML, or a key or value is wrong.
+    """
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"no TOML: {error}", name) from None
+    _resolve_paths(tree, Path(name).parent)
+    for setting in settings:
+        _set(tree, setting)
+    config: Config = convert(tree, Config, text, name)
+    return config
+
+
+def convert(tree: dict[str, Any], kind: type[Any], text: str = "", name: str = "") -> Any:
+    """Return a tree of settings as a Struct.
+
+    Args:
+        tree: sections and keys.
+        kind: the msgspec Struct that says what is allowed.
+        text: the TOML that the tree came from, to find the line of an error.
+        name: the file that the text came from.
+
+    Raises:
+        ConfigError: a key is unknown or a value is not allowed; names line and nearest key.
+    """
+    try:
+        return msgspec.convert(tree, kind)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at ")
+        section = place.strip("`").removeprefix("$").lstrip(".")
+        unknown = re.search(r"unknown field `(.+)`", what)
+        if unknown is None:
+            what = f"{section}: {what[0].lower()}{what[1:]}"
+            raise ConfigError(what, _line(text, name, section)) from None
+        key = f"{section}.{unknown[1]}".lstrip(".")
+        known = [f"{section}.{field}".lstrip(".") for field in _fields(kind, section)]
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        remedy = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(known)}."
+        raise ConfigError(f"unknown key {key}", _line(text, name, key), remedy) from None
+
+
+def to_toml(config: Config) -> str:
+    """Return a config as TOML, every key with its effective value.
+
+    >>> print(to_toml(Config()).splitlines()[1])
+    name = "run"
+    """
+    lines = []
+    for section, keys in msgspec.to_builtins(config).items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {_toml_value(value)}" for key, value in keys.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    # JSON's strings, numbers, booleans and lists are TOML's.
+    return msgspec.json.encode(value).decode()
+
+
+def _resolve_paths(tree: dict[str, Any], folder: Path) -> None:
+    """Make the paths of a config file count from its folder."""
+    for section, key in (("data", "train"), ("data", "test"), ("run", "out")):
+        path = tree.get(section, {}).get(key) if isinstance(tree.get(section), dict) else None
+        if isinstance(path, str) and path:
+            tree[section][key] = str(folder / path)
+
+
+def _set(tree: dict[str, Any], setting: str) -> None:
+    """Put `a.b=value` into the tree; the value is TOML, or else a string."""
+    key, equals, value = setting.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not equals or not dot or not name:
+        raise ConfigError(f"no setting: {setting}", "", "A setting reads section.key=value.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    keys = tree.setdefault(section, {})
+    if isinstance(keys, dict):
+        keys[name] = parsed
+
+
+def _fields(kind: type[Any], section: str) -> list[str]:
+    """Return the keys that a section has."""
+    for part in filter(None, section.split(".")):
+        kind = {f.name: f.type for f in msgspec.structs.fields(kind)}[part]
+    return [field.name for field in msgspec.structs.fields(kind)]
+
+
+def _line(text: str, name: str, key: str) -> str:
+    """Return where in the text a key stands, for people."""
+    section, _, leaf = key.rpartition(".")
+    inside = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([\w.]+)\]", line):
+            inside = header[1]
+            if inside == key:
+                return f"{name} line {number}"
+        elif inside == section and re.match(rf"\s*{re.escape(leaf)}\s*=", line):
+            return f"{name} line {number}"
+    return name or "in the settings of the command line"

@@ -1,0 +1,102 @@
+"""What a user writes: an algorithm, with a half for each role."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+
+from mpips.config import Config, Section, convert
+from mpips.core.machine import Report
+from mpips.core.task import Plan, Task
+from mpips.store.base import Store
+from mpips.wire.types import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all nodes of a job know.
+
+    Attributes:
+        config: the effective config.
+        facts: of the data, agreed on by all workers: `rows`, `features`, `nonzeros`, and so on.
+    """
+
+    config: Config
+    facts: Mapping[str, Any]
+
+    @property
+    def logical_workers(self) -> int:
+        """Return the number of logical workers."""
+        return self.config.logical_workers
+
+
+class NoSettings(Section, frozen=True, kw_only=True):
+    """The settings of an app that has none."""
+
+
+class App(ABC):
+    """One algorithm: its tables, the scheduler's plan, and what workers and servers do.
+
+    Every logical worker, every server and the scheduler has an object of its own, made from the
+    same job. Methods that tasks name are:
+
+    - on workers: `async def NAME(self, worker, **arguments)`, `worker` being a
+      `mpips.node.kv.Worker`; `await` waits for pushes and pulls;
+    - on servers: `def NAME(self, stores, **arguments)`, `stores` being the server's part of each
+      table by name, `dict[str, mpips.store.base.Store]`.
+
+    What they return goes to the plan: numbers, strings, lists, dicts and arrays.
+
+    Attributes:
+        Settings: the msgspec Struct of the config's section [model], without `kind`.
+        mode: the value of sync.mode that the algorithm is made for.
+        job: the job.
+        settings: the settings, checked.
+    """
+
+    Settings: ClassVar[type[msgspec.Struct]] = NoSettings
+    mode: ClassVar[str] = "eventual"
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        keys = {key: value for key, value in job.config.model.items() if key != "kind"}
+        self.settings: Any = convert({"model": keys}, _model_section(self.Settings)).model
+
+    @abstractmethod
+    def tables(self) -> list[Table]:
+        """Return the tables; the same on every node."""
+
+    def plan(self) -> Plan:
+        """Run the workers' method `work` once, and return the sums of what they return."""
+        results = yield Task(group="workers", function="work")
+        total: dict[str, Any] = {}
+        for result in results:
+            for name, value in (result or {}).items():
+                total[name] = total.get(name, 0) + value
+        yield Report("progress", total)
+        return total
+
+    @property
+    def sync_mode(self) -> str:
+        """Return the config's sync.mode, or the one that the algorithm is made for."""
+        return self.job.config.sync.mode or self.mode
+
+
+def _model_section(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """Return a Struct with the one section `model`, so that errors name it."""
+    return msgspec.defstruct("Sections", [("model", kind)], forbid_unknown_fields=True)
+
+
+def check_model(kind: type[App], config: Config) -> None:
+    """Check the section [model] before any rank starts.
+
+    Raises:
+        ConfigError: a setting is unknown or its value not allowed.
+    """
+    keys = {key: value for key, value in config.model.items() if key != "kind"}
+    convert({"model": keys}, _model_section(kind.Settings))
+
+
+Stores = dict[str, Store]

@@ -1,0 +1,98 @@
+"""The run folder: effective config, metrics, logs, and the result, which is written last."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from mpips.config import Config, to_toml
+from mpips.errors import FileError, OutputError
+
+RESULT = "result.json"
+
+
+def choose_folder(config: Config) -> Path:
+    """Return the run folder that the config names, or `runs/NAME-TIME` in the current folder."""
+    if config.run.out:
+        return Path(config.run.out).absolute()
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs", f"{config.run.name}-{stamp}").absolute()
+    number = 2
+    while folder.exists():
+        folder = folder.with_name(f"{config.run.name}-{stamp}-{number}")
+        number += 1
+    return folder
+
+
+class RunFolder:
+    """What one run leaves on disk; the scheduler writes it.
+
+    Raises:
+        OutputError: the folder cannot be made, or holds another run's result.
+    """
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path = path
+        if (path / RESULT).exists():
+            remedy = "Give another folder with --out, or remove that one."
+            raise OutputError(f"{path} holds the result of another run", "", remedy)
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (path / "log").mkdir(exist_ok=True)
+            (path / "config.toml").write_text(to_toml(config), encoding="utf-8")
+            self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            remedy = "Give another folder with --out."
+            raise OutputError(f"{path} cannot be made: {error.strerror}", "", remedy) from None
+
+    def note(self, seconds: float, kind: str, facts: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        line = {"seconds": round(seconds, 3), "kind": kind, **plain(facts)}
+        try:
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise FileError(f"{self.path}/metrics.jsonl: {error.strerror}") from None
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json, whole or not at all.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        target, temporary = self.path / RESULT, self.path / f".{RESULT}.part"
+        try:
+            self._metrics.close()
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(plain(result), file, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except OSError as error:
+            raise FileError(f"{target}: {error.strerror}") from None
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return what result.json says, or None if the run has not finished."""
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result
+
+
+def plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts without NumPy's types and without large arrays, as JSON can hold them."""
+    kept: dict[str, Any] = {}
+    for name, value in facts.items():
+        if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+            value = value.item()
+        if isinstance(value, str | int | float | bool | None):
+            # JSON knows no infinity.
+            finite = not isinstance(value, float) or abs(value) < float("inf")
+            kept[name] = value if finite else None
+        elif isinstance(value, dict):
+            kept[name] = plain(value)
+    return kept

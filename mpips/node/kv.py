@@ -1,0 +1,205 @@
+"""What an app's worker methods are given: push, pull, wait, and the shard of the data."""
+
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpips.core.slicing import Range
+from mpips.node.shard import Shard
+from mpips.wire.types import DTYPES, KEY_SPACE, KeyArray, Table, ValueArray
+
+if TYPE_CHECKING:
+    from mpips.node.worker import WorkerNode
+
+Keys = KeyArray | Range | None
+"""Sorted unique keys, uint64 `(n,)`; or a range [begin, end); or None: the whole table."""
+
+
+class Pending:
+    """A push or pull on its way; `await` it for its result.
+
+    Attributes:
+        timestamp: its number, which `after` takes.
+        is_done: whether it is finished.
+        result: what a pull got.
+    """
+
+    __slots__ = ("is_done", "result", "timestamp", "waiter")
+
+    def __init__(self, timestamp: int) -> None:
+        self.timestamp = timestamp
+        self.is_done = False
+        self.result: Any = None
+        self.waiter: Any = None
+
+    def __await__(self) -> Generator["Pending", None, Any]:
+        if not self.is_done:
+            yield self
+        return self.result
+
+
+class Worker:
+    """A logical worker: the verbs of the parameter server, and its part of the data.
+
+    `push`, `pull` and `push_pull` return at once. What they return can be awaited, which gives
+    None for a push and the values for a pull: `(n, width)`, or `(n,)` where the width is 1; for
+    the range of a sparse table the pair of existing keys and their values.
+
+    Attributes:
+        id: the logical worker, from 0.
+        shard: its part of the training data; None without data.
+        random: its random generator, drawn from the job's seed and `id`.
+    """
+
+    def __init__(self, node: "WorkerNode", id: int, shard: Shard | None) -> None:
+        self._node, self.id, self.shard = node, id, shard
+        seed = node.job.config.run.seed
+        self.random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, id])))
+
+    def push(
+        self,
+        table: str,
+        keys: Keys,
+        values: ValueArray,
+        *,
+        clock: int = 0,
+        within: Range | None = None,
+        after: Iterable[Pending] = (),
+    ) -> Pending:
+        """Send values to the servers, which apply the table's update function to them.
+
+        Args:
+            table: name of the table.
+            keys: sorted unique keys, a range, or None for the whole table.
+            values: `(n, push width)`, or `(n,)` where that is 1; of the table's dtype, else a
+                copy is made. They must not change before the push is finished.
+            clock: the worker's clock; 0: the number of its push on this table.
+            within: for a key list and an aggregating table: the range that all logical workers
+                push to in this clock, all of its segments being told of it; None: the table.
+            after: what must be finished before this push starts.
+
+        Raises:
+            ValueError: keys or values do not fit the table.
+        """
+        return self._start(table, keys, values, False, clock, within, after, None)
+
+    def pull(
+        self,
+        table: str,
+        keys: Keys = None,
+        *,
+        after: Iterable[Pending] = (),
+        out: ValueArray | None = None,
+    ) -> Pending:
+        """Ask the servers for the values of keys; arguments as for `push`.
+
+        Args:
+            table: name of the table.
+            keys: sorted unique keys, a range, or None for the whole table.
+            after: what must be finished before this pull starts.
+            out: `(n, width)` of the table's dtype, where the values shall be written.
+        """
+        return self._start(table, keys, None, True, 0, None, after, out)
+
+    def push_pull(
+        self,
+        table: str,
+        keys: Keys,
+        values: ValueArray,
+        *,
+        clock: int = 0,
+        within: Range | None = None,
+        after: Iterable[Pending] = (),
+        out: ValueArray | None = None,
+    ) -> Pending:
+        """Push, and pull the values after it, in one round trip; arguments as for both."""
+        return self._start(table, keys, values, True, clock, within, after, out)
+
+    async def wait(self, *pending: Pending) -> list[Any]:
+        """Wait for pushes and pulls, and return their results."""
+        return [await one for one in pending]
+
+    def progress(self, **facts: float) -> None:
+        """Tell the scheduler numbers that it sums over the workers, such as rows done."""
+        self._node.report(self.id, facts)
+
+    def table(self, name: str) -> Table:
+        """Return the description of a table.
+
+        Raises:
+            ValueError: there is no such table.
+        """
+        return self._node.tables[self._node.table_index(name)]
+
+    def _start(
+        self,
+        name: str,
+        keys: Keys,
+        values: ValueArray | None,
+        pull: bool,
+        clock: int,
+        within: Range | None,
+        after: Iterable[Pending],
+        out: ValueArray | None,
+    ) -> Pending:
+        index = self._node.table_index(name)
+        table = self._node.tables[index]
+        where, count = _check_keys(table, keys, pushes=values is not None)
+        if values is not None:
+            values = _check_values(table, values, count, self._node.client.widths[index][0])
+        if out is not None:
+            out = _check_out(table, out, count, self._node.client.widths[index][1])
+        timestamp, effects = self._node.client.start(
+            index,
+            self.id,
+            where,
+            values,
+            pull=pull,
+            clock=clock,
+            within=within,
+            after=[one.timestamp for one in after],
+            out=out,
+        )
+        return self._node.watch(timestamp, effects)
+
+
+def _check_keys(table: Table, keys: Keys, pushes: bool) -> tuple[KeyArray | Range, int]:
+    """Return keys as the client wants them, and their number."""
+    if keys is None:
+        keys = (0, table.size)
+    if isinstance(keys, tuple):
+        begin, end = int(keys[0]), int(keys[1])
+        if not 0 <= begin <= end <= table.size:
+            raise ValueError(f"[{begin}, {end}) is no range of table {table.name}, {table.size}")
+        if table.kind == "sparse" and pushes:
+            raise ValueError(f"table {table.name} is sparse: a push needs its keys")
+        return (begin, end), end - begin
+    keys = np.ascontiguousarray(keys, dtype=np.uint64)
+    if len(keys) and not (keys[1:] > keys[:-1]).all():
+        raise ValueError(f"keys for table {table.name} are not sorted and unique")
+    if len(keys) and table.size < KEY_SPACE and int(keys[-1]) >= table.size:
+        raise ValueError(f"table {table.name} has {table.size} keys, so there is no key {keys[-1]}")
+    return keys, len(keys)
+
+
+def _check_out(table: Table, out: ValueArray, count: int, width: int) -> ValueArray:
+    """Return the caller's array with two axes; what is written to it, the caller sees."""
+    fits = out.size == count * width and out.dtype == DTYPES[table.dtype]
+    if not fits or not out.flags.c_contiguous:
+        raise ValueError(
+            f"a pull of {count} keys of table {table.name} fills a contiguous array with"
+            f" {count} x {width} values of {table.dtype}"
+        )
+    return out.reshape(count, width)
+
+
+def _check_values(table: Table, values: ValueArray, count: int, width: int) -> ValueArray:
+    """Return values as the client wants them: two-dimensional, in the table's dtype."""
+    values = np.ascontiguousarray(values, dtype=DTYPES[table.dtype])
+    if values.size != count * width:
+        raise ValueError(
+            f"table {table.name} takes {width} values a key: {count * width} for {count} keys,"
+            f" not {values.size}"
+        )
+    return values.reshape(count, width)

@@ -1,0 +1,166 @@
+"""A rank from MPI's start to its end: its role, its loop, its exit code.
+
+How ranks end is measured, not guessed: under ULFM by flushing and `os._exit`, since MPI_Finalize
+may hang after a death; without ULFM by MPI_Finalize, since `_exit` would kill the job. A rank
+that cannot go on kills itself with SIGKILL under ULFM, the only death that the others are told
+of, and calls Abort elsewhere.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
+
+import mpi4py
+import numpy as np
+
+from mpips import __version__
+from mpips.config import Config
+from mpips.errors import LaunchError, MpipsError
+from mpips.node import surroundings
+from mpips.node.app import App, check_model
+from mpips.node.console import Console
+from mpips.node.folder import RunFolder, choose_folder
+from mpips.node.loop import Node, run_loop
+from mpips.node.roles import assign_roles, size_config
+from mpips.node.scheduler import SchedulerNode
+from mpips.node.server import ServerNode
+from mpips.node.worker import WorkerNode
+from mpips.transport.backoff import Backoff
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+HOST_BYTES = 64
+
+
+def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
+    """Be a rank of a job, and end the process with the job's exit code.
+
+    Args:
+        kind: the app.
+        config: the effective config, the same on all ranks.
+        name: what the job is called on the screen.
+    """
+    mpi = _start_mpi()
+    try:
+        node = _make_node(mpi, kind, config, name)
+        code = run_loop(node, _backoff(mpi))
+        error = node.machine.error if isinstance(node, SchedulerNode) else None
+    except MpipsError as wrong:
+        # Every rank meets a wrong config or too few ranks; the first one says it.
+        code, error = wrong.exit_code, None if mpi.COMM_WORLD.Get_rank() else wrong
+    except Exception:
+        traceback.print_exc()
+        _give_up(mpi)
+    if error is not None:
+        print(error.explain(), file=sys.stderr, flush=True)
+    _leave(mpi, code)
+
+
+def has_recovery() -> bool:
+    """Return whether this job was started so that it survives deaths (`--with-ft ulfm`)."""
+    return os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
+
+
+def _start_mpi() -> ModuleType:
+    """Initialise MPI and return its module.
+
+    Raises:
+        LaunchError: there is no MPI library, or the launcher is another one's.
+    """
+    mpi4py.rc.finalize = False
+    mpi4py.rc.thread_level = "serialized"
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        what = f"mpi4py found no MPI library: {str(error).splitlines()[0]}"
+        remedy = "Laptop: pip install 'mpips[mpi]'. Cluster: load the MPI module first."
+        raise LaunchError(what, "", remedy) from None
+    promised, seen = surroundings.world_size_promised(), MPI.COMM_WORLD.Get_size()
+    if promised is not None and promised > 1 and seen == 1:
+        what = f"the launcher started {promised} ranks, but MPI sees 1"
+        where = f"MPI library: {MPI.Get_library_version().splitlines()[0]}"
+        remedy = (
+            "Launcher and library differ; mpips doctor shows both. With Slurm: use surroundings."
+        )
+        raise LaunchError(what, where, remedy)
+    return MPI
+
+
+def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> Node:
+    """Return this rank's node."""
+    # The transport imports MPI, which must happen after its settings are made.
+    from mpips.transport.mpi import MPITransport
+
+    comm = mpi.COMM_WORLD
+    roles = assign_roles(_hosts(comm), config.run.servers, max(1, config.run.workers))
+    config = size_config(config, len(roles))
+    check_model(kind, config)
+    transport = MPITransport(comm)
+    role = roles[transport.node]
+    if role == "server":
+        return ServerNode(transport, time.monotonic, kind, config)
+    if role == "worker":
+        return WorkerNode(transport, time.monotonic, kind, config)
+    console = Console(time.monotonic())
+    try:
+        folder = RunFolder(choose_folder(config), config)
+    except MpipsError as error:
+        # The others are waiting for this rank: stop them properly.
+        lost = SchedulerNode(transport, time.monotonic, kind, config, roles)
+        lost.carry_out(lost.machine.fail(time.monotonic(), error))
+        return lost
+    console.say(_first_lines(mpi, config, name, folder))
+    return SchedulerNode(transport, time.monotonic, kind, config, roles, folder, console)
+
+
+def _first_lines(mpi: ModuleType, config: Config, name: str, folder: RunFolder) -> str:
+    """Return what is running where, for people."""
+    library = mpi.Get_library_version().partition(",")[0].split("\n")[0].replace(" v", " ")
+    recovery = "ULFM on" if has_recovery() else "no ULFM"
+    run = config.run
+    shares = f"{run.servers} servers + {run.workers} workers"
+    lines = [f"mpips {__version__}  {name}  {library} ({recovery}), 1 scheduler + {shares}"]
+    lines.append(f"out    {folder.path}     seed {run.seed}")
+    return "\n".join(lines)
+
+
+def _hosts(comm: "MPI.Comm") -> list[str]:
+    """Return the host name of each rank; the one collective of a job's life."""
+    mine = np.zeros(HOST_BYTES, dtype=np.uint8)
+    name = socket.gethostname().encode()[:HOST_BYTES]
+    mine[: len(name)] = list(name)
+    all_names = np.empty((comm.Get_size(), HOST_BYTES), dtype=np.uint8)
+    comm.Allgather(mine, all_names)
+    return [bytes(row).rstrip(b"\0").decode() for row in all_names]
+
+
+def _backoff(mpi: ModuleType) -> Backoff:
+    """Return how this rank waits: politely where ranks outnumber cores."""
+    local = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", mpi.COMM_WORLD.Get_size()))
+    return Backoff(crowded=local > surroundings.cores())
+
+
+def _give_up(mpi: ModuleType) -> None:
+    """Die so that the others are told."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if has_recovery():
+        os.kill(os.getpid(), signal.SIGKILL)
+    mpi.COMM_WORLD.Abort(70)
+
+
+def _leave(mpi: ModuleType, code: int) -> NoReturn:
+    """End this process with the job's exit code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    if not has_recovery():
+        mpi.Finalize()
+    os._exit(code)

@@ -1,0 +1,59 @@
+"""A whole job in one process: the same nodes, turned one after the other."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mpips.config import Config
+from mpips.node.app import App, check_model
+from mpips.node.console import Console
+from mpips.node.folder import RunFolder
+from mpips.node.loop import Node, run_together
+from mpips.node.scheduler import SchedulerNode
+from mpips.node.server import ServerNode
+from mpips.node.worker import WorkerNode
+from mpips.transport.base import Transport
+from mpips.transport.loop import LoopTransport
+
+
+def make_nodes(
+    transports: list[Transport],
+    clock: Callable[[], float],
+    kind: type[App],
+    config: Config,
+    folder: RunFolder | None = None,
+    console: Console | None = None,
+) -> list[Node]:
+    """Return the nodes of a job: the scheduler, then servers, then workers."""
+    servers, workers = config.run.servers, config.run.workers
+    roles = ["scheduler"] + ["server"] * servers + ["worker"] * workers
+    first = SchedulerNode(transports[0], clock, kind, config, roles, folder, console)
+    nodes: list[Node] = [first]
+    for transport, role in zip(transports[1:], roles[1:], strict=True):
+        make = ServerNode if role == "server" else WorkerNode
+        nodes.append(make(transport, clock, kind, config))
+    return nodes
+
+
+def run_local(
+    kind: type[App],
+    config: Config,
+    folder: RunFolder | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Run a job in this process and return its result.
+
+    Raises:
+        MpipsError: whatever ended the job.
+    """
+    check_model(kind, config)
+    config = config.sized(max(1, config.run.workers))
+    size = 1 + config.run.servers + config.run.workers
+    transports: list[Transport] = list(LoopTransport.world(size))
+    nodes = make_nodes(transports, time.monotonic, kind, config, folder, console)
+    run_together(nodes)
+    scheduler = nodes[0]
+    assert isinstance(scheduler, SchedulerNode)
+    if scheduler.machine.error is not None:
+        raise scheduler.machine.error
+    return scheduler.result

@@ -1,0 +1,119 @@
+"""The only event loop: frames in, machine steps, effects out."""
+
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from mpips.core.machine import Effect, Send
+from mpips.filters.chain import FilterChain
+from mpips.transport.backoff import Backoff
+from mpips.transport.base import Transport
+from mpips.wire.frame import Codec
+from mpips.wire.messages import Message, Pull, Push, Values
+
+TICK_S = 0.05
+
+
+class Node(ABC):
+    """A role joined with a transport.
+
+    Args:
+        transport: carries its frames.
+        clock: seconds that never go back.
+
+    Attributes:
+        exit_code: None while its part in the job is not over.
+    """
+
+    def __init__(self, transport: Transport, clock: Callable[[], float] = time.monotonic) -> None:
+        self.transport, self.clock = transport, clock
+        self.exit_code: int | None = None
+        self.chains: Sequence[FilterChain] = ()
+        self.bytes_sent: Counter[str] = Counter()
+        self._codec = Codec()
+        self._next_tick = 0.0
+
+    def turn(self) -> bool:
+        """Take what has come, do what is due, and tell whether there was anything to do."""
+        frames = self.transport.poll()
+        for source, head, payload in frames:
+            message = self._codec.decode(head, payload)
+            if self.chains and isinstance(message, Push | Pull | Values):
+                message = self.chains[message.table].decode(message)
+            self.receive(source, message)
+        now = self.clock()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_S
+            self.tick(now)
+        return self.work() or bool(frames)
+
+    @abstractmethod
+    def receive(self, source: int, message: Message) -> None:
+        """Take a message."""
+
+    def tick(self, now: float) -> None:
+        """Do what time demands; called about every `TICK_S`."""
+        return
+
+    def work(self) -> bool:
+        """Go on with what is not a message's answer, and tell whether there was any."""
+        return False
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        """Do what a machine wants done."""
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.send(effect.dest, effect.message)
+            else:
+                self.perform(effect)
+
+    def send(self, dest: int, message: Message) -> None:
+        """Filter, encode and send a message."""
+        kind = "control"
+        if isinstance(message, Push | Pull | Values):
+            kind = "push" if isinstance(message, Push) else "pull"
+            if self.chains:
+                message = self.chains[message.table].encode(message)
+        head, arrays = self._codec.encode(message)
+        self.bytes_sent[kind] += len(head) + sum(array.nbytes for array in arrays)
+        self.transport.send(dest, head, arrays)
+
+    @abstractmethod
+    def perform(self, effect: Effect) -> None:
+        """Do an effect that is not a `Send`."""
+
+    def statistics(self) -> dict[str, int]:
+        """Return the bytes sent by kind, and what the filters saved."""
+        total: Counter[str] = Counter()
+        for kind, count in self.bytes_sent.items():
+            total[f"bytes_{kind}"] = count
+        for chain in self.chains:
+            total.update(chain.statistics())
+        return dict(total)
+
+
+def run_loop(node: Node, backoff: Backoff) -> int:
+    """Turn one node until its part is over, and return its exit code."""
+    while node.exit_code is None:
+        if node.turn():
+            backoff.busy()
+        else:
+            backoff.wait()
+    return node.exit_code
+
+
+def run_together(nodes: Sequence[Node]) -> int:
+    """Turn the nodes of a job that lives in one process, and return the first one's exit code.
+
+    Raises:
+        ProtocolError: nobody can go on.
+    """
+    backoff = Backoff()
+    while nodes[0].exit_code is None:
+        busy = [node.turn() for node in nodes if node.exit_code is None]
+        if any(busy):
+            backoff.busy()
+        else:
+            backoff.wait()
+    return nodes[0].exit_code

@@ -1,0 +1,160 @@
+"""What servers and workers have in common: they come, get tables, answer calls, and go."""
+
+import logging
+import os
+import socket
+import traceback
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from mpips.config import Config
+from mpips.core.machine import Effect
+from mpips.errors import MpipsError, ProtocolError, RanksLostError
+from mpips.filters.chain import FilterChain
+from mpips.node.app import App, Job
+from mpips.node.loop import Node
+from mpips.transport.base import Transport
+from mpips.wire.messages import Call, Failed, Hello, Message, Ready, Return, Start, Stop, Stopped
+from mpips.wire.types import Table, View
+
+log = logging.getLogger(__name__)
+
+SCHEDULER = 0
+FLUSH_S = 10.0
+
+
+class Member(Node):
+    """A node that takes part in a scheduler's job.
+
+    Args:
+        transport: carries its frames.
+        clock: seconds that never go back.
+        kind: the app.
+        config: the effective config.
+    """
+
+    role: str
+
+    def __init__(
+        self, transport: Transport, clock: Callable[[], float], kind: type[App], config: Config
+    ) -> None:
+        super().__init__(transport, clock)
+        self.kind, self.config = kind, config
+        self.job = Job(config, {})
+        self.tables: list[Table] = []
+        self._is_greeted = self._has_failed = False
+        self._incarnation = self._epoch = 0
+
+    def turn(self) -> bool:
+        """Take what has come, and tell the scheduler if that fails."""
+        try:
+            if not self._is_greeted:
+                self._is_greeted = True
+                self._greet()
+            return super().turn()
+        except RanksLostError as error:
+            # Whoever has stopped may leave before we do.
+            log.warning("%s", error)
+            self.exit_code = error.exit_code
+        except Exception as error:
+            self.fail(error)
+        return True
+
+    def receive(self, source: int, message: Message) -> None:
+        """Take a message: the scheduler's here, others go to the machine."""
+        if self._has_failed and not isinstance(message, Stop):
+            return
+        match message:
+            case Start(view=view, facts=facts):
+                self._start(view, facts)
+            case Call():
+                self.call(message)
+            case Stop(exit_code=code):
+                self._stop(code)
+            case _:
+                self.take(source, message)
+
+    def fail(self, error: Exception) -> None:
+        """Tell the scheduler that this node cannot go on, and wait for the stop."""
+        if self._has_failed:
+            return
+        self._has_failed = True
+        log.error("cannot go on", exc_info=error)
+        if not isinstance(error, MpipsError):
+            trace = "".join(traceback.format_exception(error)).rstrip()
+            error = MpipsError(f"{type(error).__name__}: {error}", f"{self.name()}\n{trace}")
+        failed = Failed(
+            epoch=self._epoch,
+            exit_code=error.exit_code,
+            what=error.what,
+            where=error.where or self.name(),
+            remedy=error.remedy,
+        )
+        self.send(SCHEDULER, failed)
+
+    def name(self) -> str:
+        """Return what people call this node."""
+        return f"{self.role} {self.transport.node} on {socket.gethostname()}"
+
+    def answer(self, request: int, result: Any) -> None:
+        """Send a call's result to the scheduler."""
+        self.send(SCHEDULER, Return(epoch=self._epoch, request=request, result=result))
+
+    @abstractmethod
+    def know(self) -> dict[str, Any]:
+        """Return the facts of the data that this node sees."""
+
+    @abstractmethod
+    def prepare(self, view: View) -> None:
+        """Make the machine, and whatever calls will need, for the first view."""
+
+    @abstractmethod
+    def call(self, call: Call) -> None:
+        """Run a function of the app, and answer sooner or later."""
+
+    @abstractmethod
+    def take(self, source: int, message: Message) -> None:
+        """Take a message for the machine."""
+
+    @abstractmethod
+    def counters(self) -> dict[str, int]:
+        """Return the machine's counters."""
+
+    def perform(self, effect: Effect) -> None:
+        """Refuse effects that this role's machine cannot have."""
+        raise ProtocolError(f"{self.role} {self.transport.node}: no effect {effect}")
+
+    def _greet(self) -> None:
+        try:
+            facts = self.know()
+        except MpipsError as error:
+            self.fail(error)
+            return
+        hello = Hello(role=self.role, host=socket.gethostname(), process=os.getpid(), facts=facts)
+        self.send(SCHEDULER, hello)
+
+    def _start(self, view: View, facts: dict[str, Any]) -> None:
+        self._epoch = view.epoch
+        self.job = Job(self.config, facts)
+        servers = len(view.nodes("server"))
+        self.tables = [table.cut(servers) for table in self.kind(self.job).tables()]
+        self.chains = make_chains(self.config, self.tables)
+        self.prepare(view)
+        self.send(SCHEDULER, Ready(epoch=self._epoch))
+
+    def _stop(self, exit_code: int) -> None:
+        statistics = {**self.statistics(), **self.counters()}
+        self.send(SCHEDULER, Stopped(epoch=self._epoch, statistics=statistics))
+        try:
+            self.transport.flush(FLUSH_S)
+        except RanksLostError as error:
+            log.info("while leaving: %s", error)
+        self.exit_code = exit_code
+
+
+def make_chains(config: Config, tables: list[Table]) -> list[FilterChain]:
+    """Return the filter chain of each table; none at all if nothing is filtered."""
+    if config.filters.compress == "off":
+        return []
+    return [FilterChain([config.filters.compress]) for _ in tables]

@@ -1,0 +1,141 @@
+"""The scheduler's node: runs the plan, shows it to the user, and writes the result."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+from mpips.config import Config
+from mpips.core.machine import Effect, End, Report
+from mpips.core.scheduler import SchedulerMachine
+from mpips.core.task import Plan
+from mpips.errors import MpipsError, ProtocolError, RanksLostError
+from mpips.node.app import App, Job
+from mpips.node.console import Console, show
+from mpips.node.folder import RunFolder
+from mpips.node.loop import Node
+from mpips.transport.base import Transport
+from mpips.wire.messages import Message
+from mpips.wire.types import Table
+
+STALL_S = 60.0
+
+
+@final
+class SchedulerNode(Node):
+    """A `SchedulerMachine` on a transport.
+
+    Args:
+        transport: carries its frames.
+        clock: seconds that never go back.
+        kind: the app.
+        config: the effective config.
+        roles: the role of each node, by id; this one's is "scheduler".
+        folder: the run folder; None: nothing is written.
+        console: where progress goes; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        clock: Callable[[], float],
+        kind: type[App],
+        config: Config,
+        roles: Sequence[str],
+        folder: RunFolder | None = None,
+        console: Console | None = None,
+    ) -> None:
+        super().__init__(transport, clock)
+        self._kind, self._config = kind, config
+        self._folder, self._console = folder, console
+        self._began = self._heard = clock()
+        expected = {node: role for node, role in enumerate(roles) if node != transport.node}
+        count = config.logical_workers
+        self.machine = SchedulerMachine(transport.node, expected, count, self._prepare)
+        self.result: dict[str, Any] = {}
+
+    def turn(self) -> bool:
+        """Take what has come; an error ends the job for all."""
+        try:
+            return super().turn()
+        except RanksLostError as error:
+            self._lose(error)
+        except Exception as error:
+            if not isinstance(error, MpipsError):
+                error = MpipsError(f"scheduler: {type(error).__name__}: {error}")
+            self.carry_out(self.machine.fail(self.clock(), error))
+        return True
+
+    def receive(self, source: int, message: Message) -> None:
+        """Step the machine."""
+        self._heard = self.clock()
+        self.carry_out(self.machine.step(self._heard, source, message))
+
+    def tick(self, now: float) -> None:
+        """Let the machine see the time, and show what the workers report."""
+        self.carry_out(self.machine.tick(now))
+        if self._console is None or self.machine.state != "running":
+            return
+        if progress := self.machine.progress():
+            self._console.row(now, progress)
+        if now - self._heard > STALL_S:
+            self._heard = now
+            waiting = ", ".join(self.machine.waiting_for())
+            self._console.say(f"         no answer for {STALL_S:.0f} s; waiting for {waiting}")
+
+    def perform(self, effect: Effect) -> None:
+        """Report, or end."""
+        match effect:
+            case Report(kind=kind, facts=facts):
+                self._report(kind, facts)
+            case End(exit_code=code):
+                self._finish(code)
+            case _:
+                raise ProtocolError(f"scheduler: no effect {effect}")
+
+    def _prepare(self, facts: dict[str, Any]) -> tuple[Sequence[Table], Plan]:
+        if self._folder is not None:
+            facts["folder"] = str(self._folder.path)
+        app = self._kind(Job(self._config, facts))
+        servers = self._config.run.servers
+        return [table.cut(servers) for table in app.tables()], app.plan()
+
+    def _report(self, kind: str, facts: dict[str, Any]) -> None:
+        now = self.clock()
+        if self._folder is not None:
+            self._folder.note(now - self._began, kind, facts)
+        if self._console is None:
+            return
+        if kind == "progress":
+            self._console.row(now, facts)
+        else:
+            parts = [f"{name.replace('_', ' ')} {show(value)}" for name, value in facts.items()]
+            self._console.flush_row(now)
+            self._console.say(f"{kind:<7}{'   '.join(parts)}")
+
+    def _lose(self, error: RanksLostError) -> None:
+        """End without the others: a rank is dead, and the transport with it."""
+        if self.machine.state == "stopping":
+            # Whoever has stopped may leave before we do.
+            self._finish(self.machine.error.exit_code if self.machine.error else 0)
+            return
+        self.machine.error = error
+        self._finish(error.exit_code)
+
+    def _finish(self, exit_code: int) -> None:
+        """Write the result, then leave."""
+        error, seconds = self.machine.error, self.clock() - self._began
+        if self._console is not None:
+            self._console.flush_row(self.clock())
+        counters = self.machine.statistics()
+        for name, count in self.statistics().items():
+            counters[name] = counters.get(name, 0) + count
+        self.result = {
+            "status": "failed" if error else "done",
+            "exit_code": exit_code,
+            "error": str(error) if error else None,
+            "seconds": round(seconds, 3),
+            **self.machine.summary,
+            "counters": counters,
+        }
+        if self._folder is not None:
+            self._folder.finish(self.result)
+        self.exit_code = exit_code

@@ -1,0 +1,56 @@
+"""A server: holds its part of the model, and runs the app's server functions on it."""
+
+from collections.abc import Callable
+from typing import Any, final
+
+from mpips.config import Config
+from mpips.core.server import ServerMachine
+from mpips.node.app import App
+from mpips.node.member import Member
+from mpips.store.table import make_store
+from mpips.transport.base import Transport
+from mpips.wire.messages import Call, Message
+from mpips.wire.types import View
+
+
+@final
+class ServerNode(Member):
+    """A `ServerMachine` on a transport."""
+
+    role = "server"
+
+    def __init__(
+        self, transport: Transport, clock: Callable[[], float], kind: type[App], config: Config
+    ) -> None:
+        super().__init__(transport, clock, kind, config)
+        self.machine: ServerMachine | None = None
+        self.app: App | None = None
+
+    def know(self) -> dict[str, Any]:
+        """Return nothing: servers do not read the data."""
+        return {}
+
+    def prepare(self, view: View) -> None:
+        """Make the stores and own the view's segments."""
+        self.app = self.kind(self.job)
+        stores = [make_store(table) for table in self.tables]
+        self.machine = ServerMachine(self.transport.node, stores, self.job.logical_workers)
+        self.machine.install(view)
+
+    def call(self, call: Call) -> None:
+        """Run a function of the app on the stores."""
+        assert self.machine is not None
+        stores = {store.table.name: store for store in self.machine.stores}
+        function = getattr(self.app, call.function)
+        self.answer(call.request, function(stores, **call.arguments))
+
+    def take(self, source: int, message: Message) -> None:
+        """Step the machine."""
+        assert self.machine is not None, "a push or pull before the start"
+        self.carry_out(self.machine.step(self.clock(), source, message))
+
+    def counters(self) -> dict[str, int]:
+        """Return the machine's counters."""
+        if self.machine is None:
+            return {}
+        return {f"server_{name}": count for name, count in self.machine.statistics().items()}

@@ -1,0 +1,127 @@
+"""A worker: runs the app's worker functions, one coroutine for each call, on its client."""
+
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, final
+
+import numpy as np
+
+from mpips.config import Config
+from mpips.core.client import ClientMachine
+from mpips.core.machine import Effect, Finished
+from mpips.node.app import App
+from mpips.node.kv import Pending, Worker
+from mpips.node.member import SCHEDULER, Member
+from mpips.node.shard import data_facts, open_shards
+from mpips.store.updates import find_update
+from mpips.transport.base import Transport
+from mpips.wire.messages import Call, Message, Progress
+from mpips.wire.types import View
+
+Running = Coroutine[Pending, None, Any]
+
+
+@final
+class WorkerNode(Member):
+    """A `ClientMachine` on a transport, shared by the logical workers that this node acts for."""
+
+    role = "worker"
+
+    def __init__(
+        self, transport: Transport, clock: Callable[[], float], kind: type[App], config: Config
+    ) -> None:
+        super().__init__(transport, clock, kind, config)
+        self.client = ClientMachine(transport.node, [], [])
+        self._names: dict[str, int] = {}
+        self._workers: dict[int, Worker] = {}
+        self._apps: dict[int, App] = {}
+        self._pending: dict[int, Pending] = {}
+        self._ready: deque[tuple[Running, int]] = deque()
+
+    def know(self) -> dict[str, Any]:
+        """Return the facts of the training data."""
+        return data_facts(self.config)
+
+    def prepare(self, view: View) -> None:
+        """Open the shards and make the client."""
+        updates = [find_update(t.update, t.settings, t.width) for t in self.tables]
+        widths = [(update.push_width, update.pull_width) for update in updates]
+        self.client = ClientMachine(self.transport.node, self.tables, widths)
+        self.client.install(view)
+        mine = [worker for worker, node in enumerate(view.actors) if node == self.transport.node]
+        shards = open_shards(self.config, mine)
+        self._names = {table.name: i for i, table in enumerate(self.tables)}
+        self._workers = {i: Worker(self, i, shards.get(i)) for i in mine}
+        self._apps = {i: self.kind(self.job) for i in mine}
+
+    def call(self, call: Call) -> None:
+        """Start a coroutine for the call; `work` runs it."""
+        function = getattr(self._apps[call.worker], call.function)
+        running = function(self._workers[call.worker], **call.arguments)
+        self._ready.append((running, call.request))
+
+    def take(self, source: int, message: Message) -> None:
+        """Step the client."""
+        self.carry_out(self.client.step(self.clock(), source, message))
+
+    def perform(self, effect: Effect) -> None:
+        """Note that a push or pull is finished; whoever awaits it can go on."""
+        if not isinstance(effect, Finished):
+            super().perform(effect)
+            return
+        pending = self._pending.pop(effect.timestamp)
+        pending.is_done = True
+        pending.result = flatten(effect.result)
+        if pending.waiter is not None:
+            self._ready.append(pending.waiter)
+
+    def work(self) -> bool:
+        """Run every coroutine that can go on, up to where it waits."""
+        if not self._ready:
+            return False
+        for _ in range(len(self._ready)):
+            running, request = self._ready.popleft()
+            try:
+                pending = running.send(None)
+            except StopIteration as stop:
+                self.answer(request, stop.value)
+                continue
+            pending.waiter = (running, request)
+        return True
+
+    def watch(self, timestamp: int, effects: list[Effect]) -> Pending:
+        """Return what to await for a push or pull that was started with these effects."""
+        pending = self._pending[timestamp] = Pending(timestamp)
+        self.carry_out(effects)
+        return pending
+
+    def report(self, worker: int, facts: dict[str, float]) -> None:
+        """Send a logical worker's progress to the scheduler."""
+        self.send(SCHEDULER, Progress(epoch=self._epoch, worker=worker, facts=facts))
+
+    def table_index(self, name: str) -> int:
+        """Return a table's index.
+
+        Raises:
+            ValueError: there is no such table.
+        """
+        if name not in self._names:
+            raise ValueError(f"there is no table {name}; there are {', '.join(self._names)}")
+        return self._names[name]
+
+    def counters(self) -> dict[str, int]:
+        """Return the client's counters."""
+        return {f"worker_{name}": count for name, count in self.client.statistics().items()}
+
+
+def flatten(result: Any) -> Any:
+    """Return the values of a pull as apps want them: a width of 1 is no axis.
+
+    >>> flatten(np.zeros((3, 1))).shape
+    (3,)
+    """
+    if isinstance(result, tuple):
+        return tuple(flatten(part) for part in result)
+    if isinstance(result, np.ndarray) and result.ndim == 2 and result.shape[1] == 1:
+        return result[:, 0]
+    return result
