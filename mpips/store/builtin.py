@@ -1,7 +1,8 @@
-"""The update functions that come with mpips."""
+"""The update functions that need NumPy alone."""
 
 from typing import ClassVar, final
 
+import msgspec
 import numpy as np
 
 from mpips.store.update import Field, Slots, Update
@@ -51,3 +52,34 @@ class Assign(Update):
             rows[slots] = values
         else:
             rows[first : first + len(values)] = values
+
+
+class MaxSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of `Max`.
+
+    Attributes:
+        initial: what a key is before the first push; a pull never gives less.
+    """
+
+    initial: float = 0.0
+
+
+@final
+class Max(Update):
+    """Keep the largest value that was pushed."""
+
+    name: ClassVar[str] = "max"
+    Settings: ClassVar[type[msgspec.Struct]] = MaxSettings
+    settings: MaxSettings
+
+    def make_fields(self) -> tuple[Field, ...]:
+        """Return the largest value alone."""
+        return (Field("max", self.width, self.settings.initial),)
+
+    def apply(self, rows: ValueArray, slots: Slots, first: int, values: ValueArray) -> None:
+        """Change the rows by rows = max(rows, values)."""
+        if len(slots):
+            rows[slots] = np.maximum(rows[slots], values)
+        else:
+            part = rows[first : first + len(values)]
+            np.maximum(part, values, out=part)

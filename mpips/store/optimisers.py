@@ -97,6 +97,53 @@ class AdaGrad(Update):
         self._kernels.adagrad(rows, slots, first, values, s.lr, s.beta, s.l1)
 
 
+class AdamSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of `Adam`.
+
+    Attributes:
+        lr: length of a step where gradients are always the same.
+        beta1: how much of the mean of gradients goes on.
+        beta2: how much of the mean of squared gradients goes on.
+        eps: keeps the division from 0.
+    """
+
+    lr: Positive = 0.001
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: Positive = 1e-8
+
+
+@final
+class Adam(Update):
+    """Take a step along the mean m over the root of the mean square v of gradients.
+
+    Both means are corrected for their start at 0 by t, the number of pushes of the key. Keys that
+    are not pushed stay as they are: their means do not fade.
+
+    Source: Kingma and Ba, ICLR 2015, algorithm 1.
+    """
+
+    name: ClassVar[str] = "adam"
+    Settings: ClassVar[type[msgspec.Struct]] = AdamSettings
+    settings: AdamSettings
+
+    def __init__(self, width: int, settings: Mapping[str, float] | None = None) -> None:
+        super().__init__(width, settings)
+        from mpips.store.kernels import descent
+
+        self._kernels = descent
+
+    def make_fields(self) -> tuple[Field, ...]:
+        """Return the weight, the two means, and one number of pushes for all values of a key."""
+        wide = tuple(Field(name, self.width, 0.0) for name in ("w", "m", "v"))
+        return (*wide, Field("t", 1, 0.0))
+
+    def apply(self, rows: ValueArray, slots: Slots, first: int, values: ValueArray) -> None:
+        """Change the rows by gradients."""
+        s = self.settings
+        self._kernels.adam(rows, slots, first, values, s.lr, s.beta1, s.beta2, s.eps)
+
+
 class FtrlSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of `Ftrl`.
 

@@ -5,15 +5,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from mpips.errors import ConfigError
-from mpips.store.builtin import Add, Assign
-from mpips.store.optimisers import AdaGrad, Ftrl, Proximal, Sgd
+from mpips.store.builtin import Add, Assign, Max
+from mpips.store.optimisers import AdaGrad, Adam, Ftrl, Proximal, Sgd
 from mpips.store.update import Field, Update
 from mpips.store.user import UserUpdate
 
 __all__ = ["BUILT_IN", "Field", "Update", "UserUpdate", "find_update"]
 
 BUILT_IN: Final[dict[str, type[Update]]] = {
-    kind.name: kind for kind in (Add, Assign, Sgd, AdaGrad, Ftrl, Proximal)
+    kind.name: kind for kind in (Add, Assign, Max, Sgd, AdaGrad, Adam, Ftrl, Proximal)
 }
 
 

@@ -1,4 +1,4 @@
-"""Gradient steps: plain, with momentum, adaptive, and proximal inside a trust region."""
+"""Gradient steps: plain, with momentum, two adaptive ones, and one inside a trust region."""
 
 import math
 
@@ -101,3 +101,32 @@ def proximal(
             d = min(max(d, -delta), delta)
             rows[r, c] = w + d
             rows[r, width + c] = min(delta_max, 2.0 * abs(d) + 0.1)
+
+
+@compiled(*apply_signatures(4))
+def adam(
+    rows: ValueArray,
+    slots: Slots,
+    first: int,
+    values: ValueArray,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> None:
+    """Take a step along the mean over the deviation of gradients; a row is w, m, v, and one t."""
+    width = values.shape[1]
+    for i in range(values.shape[0]):
+        r = slots[i] if len(slots) else first + i
+        t = np.float64(rows[r, 3 * width]) + 1.0
+        rows[r, 3 * width] = t
+        correct1 = 1.0 - beta1**t
+        correct2 = 1.0 - beta2**t
+        for c in range(width):
+            g = np.float64(values[i, c])
+            m = beta1 * np.float64(rows[r, width + c]) + (1.0 - beta1) * g
+            v = beta2 * np.float64(rows[r, 2 * width + c]) + (1.0 - beta2) * (g * g)
+            rows[r, width + c] = m
+            rows[r, 2 * width + c] = v
+            step = lr * (m / correct1) / (math.sqrt(v / correct2) + eps)
+            rows[r, c] = np.float64(rows[r, c]) - step
