@@ -172,6 +172,35 @@ class TransportContract:
             for number, size in enumerate(sizes):
                 assert_same(large[number], [random_bytes(1 - node + 2 * number, size)])
 
+    def test_large_frame_is_whole_when_it_is_returned(self, ends: list[Transport]) -> None:
+        """Its last chunk must be here, not only on its way."""
+        size, missing = 10 * CHUNK, {end.node: end for end in ends}
+        for end in ends:
+            end.send(1 - end.node, b"", [random_bytes(end.node, size)])
+        expected = {node: random_bytes(1 - node, size) for node in missing}
+        deadline = time.monotonic() + PATIENCE_S
+        while missing and time.monotonic() < deadline:
+            for node, end in list(missing.items()):
+                for _, _, payload in end.poll():
+                    assert np.array_equal(payload[0], expected[node])
+                    del missing[node]
+        assert not missing
+        assert all(end.flush(PATIENCE_S) for end in ends)
+
+    def test_payloads_of_large_and_small_heads_are_not_mixed_up(
+        self, ends: list[Transport]
+    ) -> None:
+        """A small head may be here before a large one that was sent first."""
+        heads = [b"%d" % n + b" " * (60_000 if n % 2 == 0 else 0) for n in range(20)]
+        for end in ends:
+            for number, head in enumerate(heads):
+                end.send(1 - end.node, head, [np.full(70_000 + number, number, np.uint8)])
+        for frames in receive(ends, len(heads)).values():
+            for _, head, (part,) in frames:
+                number = int(bytes(head))
+                assert part.nbytes == 70_000 + number
+                assert (part == number).all()
+
     @pytest.mark.parametrize("size", [10, CHUNK + 1])
     def test_node_sends_to_itself(self, ends: list[Transport], size: int) -> None:
         """A rank may be worker and server at once."""
@@ -191,6 +220,16 @@ class TransportContract:
             assert end.unsent() == 0
         for node, frames in receive(ends, 1).items():
             assert_same(frames[0][2], [random_bytes(1 - node, 3 * CHUNK)])
+
+    def test_flush_holds_more_frames_than_one_poll_returns(self, ends: list[Transport]) -> None:
+        """What it received has to come out in portions, too, and all of it."""
+        for end in ends:
+            for number in range(1000):
+                end.send(1 - end.node, b"%d" % number)
+        for end in ends:
+            assert end.flush(PATIENCE_S)
+        for frames in receive(ends, 1000).values():
+            assert sorted(int(bytes(head)) for _, head, _ in frames) == list(range(1000))
 
     def test_what_cannot_be_sent_is_refused(self, ends: list[Transport]) -> None:
         """A node that is not there, and an array that is not in one piece."""
