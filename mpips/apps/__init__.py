@@ -1,0 +1,1 @@
+"""Algorithms that run on the parameter server."""

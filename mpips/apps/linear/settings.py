@@ -1,0 +1,44 @@
+"""The settings of logistic regression, for all of its solvers."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from mpips.config import Count, Section
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Block = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """The section [model] where `kind` is "linear".
+
+    The objective is the sum over the rows of log(1 + exp(-y x w)), plus `l1` |w|_1.
+
+    Attributes:
+        solver: "exact": blocks with their whole Hessian, few steps, for every kind of data;
+            "diagonal": the block proximal gradient method of Li et al. (NIPS 2014), many cheap
+            steps; "ftrl": streams over the rows once or a few times, approximate.
+        l1: the weight of |w|_1. Larger: fewer nonzero weights.
+        tolerance: exact, diagonal: stop when the relative duality gap is as small. The objective
+            itself is then nearer to the optimum by orders of magnitude.
+        passes: exact, diagonal: stop after as many passes over the blocks; 0: 1000. ftrl: passes
+            over the rows; 0: 1.
+        block: exact, diagonal: most features of a block. Too small: more steps; too large: the
+            Hessian of a block (block^2 / 2 numbers from each worker in each step) takes longer.
+        alpha: ftrl: length of a step.
+        beta: ftrl: keeps the first steps short.
+        l2: ftrl: the weight of |w|^2 / 2.
+        minibatch: ftrl: rows that a worker computes with between a pull and a push.
+    """
+
+    solver: Literal["exact", "diagonal", "ftrl"] = "exact"
+    l1: NotNegative = 1.0
+    tolerance: Positive = 1e-6
+    passes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    block: Block = 256
+    alpha: Positive = 0.1
+    beta: NotNegative = 1.0
+    l2: NotNegative = 0.0
+    minibatch: Count = 100
