@@ -36,6 +36,16 @@ class Console:
             return
         self._print_row(now, facts)
 
+    def close(self, now: float, error: bool, facts: dict[str, Any], folder: str) -> None:
+        """Print how the job has ended: its numbers, and where its files are."""
+        self.flush_row(now)
+        shown = {name: value for name, value in facts.items() if isinstance(value, int | float)}
+        parts = [f"{name.replace('_', ' ')} {show(value)}" for name, value in shown.items()]
+        word = "failed after" if error else "done in"
+        self.say(f"{word} {show_time(now - self._began)}   {'   '.join(parts)}".rstrip())
+        if folder and not error:
+            self.say(f"out    {folder}")
+
     def flush_row(self, now: float) -> None:
         """Print the row that was held back, if there is one: the last is worth seeing."""
         if self._held is not None:

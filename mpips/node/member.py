@@ -6,13 +6,16 @@ import socket
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mpips.config import Config
 from mpips.core.machine import Effect
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.filters.chain import FilterChain
+from mpips.node import surroundings
 from mpips.node.app import App, Job
+from mpips.node.log import open_log
 from mpips.node.loop import Node
 from mpips.transport.base import Transport
 from mpips.wire.messages import Call, Failed, Hello, Message, Ready, Return, Start, Stop, Stopped
@@ -69,6 +72,7 @@ class Member(Node):
             case Start(view=view, facts=facts):
                 self._start(view, facts)
             case Call():
+                log.info("call %d: %s", message.request, message.function)
                 self.call(message)
             case Stop(exit_code=code):
                 self._stop(code)
@@ -136,6 +140,9 @@ class Member(Node):
 
     def _start(self, view: View, facts: dict[str, Any]) -> None:
         self._epoch = view.epoch
+        if "folder" in facts and surroundings.under_mpi():
+            open_log(Path(facts["folder"]), self.transport.node)
+        log.info("%s, process %d, view %d", self.name(), os.getpid(), view.epoch)
         self.job = Job(self.config, facts)
         servers = len(view.nodes("server"))
         self.tables = [table.cut(servers) for table in self.kind(self.job).tables()]
@@ -145,6 +152,7 @@ class Member(Node):
 
     def _stop(self, exit_code: int) -> None:
         statistics = {**self.statistics(), **self.counters()}
+        log.info("stop with exit code %d: %s", exit_code, statistics)
         self.send(SCHEDULER, Stopped(epoch=self._epoch, statistics=statistics))
         try:
             self.transport.flush(FLUSH_S)

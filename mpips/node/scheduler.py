@@ -123,8 +123,6 @@ class SchedulerNode(Node):
     def _finish(self, exit_code: int) -> None:
         """Write the result, then leave."""
         error, seconds = self.machine.error, self.clock() - self._began
-        if self._console is not None:
-            self._console.flush_row(self.clock())
         counters = self.machine.statistics()
         for name, count in self.statistics().items():
             counters[name] = counters.get(name, 0) + count
@@ -138,4 +136,8 @@ class SchedulerNode(Node):
         }
         if self._folder is not None:
             self._folder.finish(self.result)
+        if self._console is not None:
+            folder = str(self._folder.path) if self._folder else ""
+            summary = self.machine.summary
+            self._console.close(self.clock(), error is not None, summary, folder)
         self.exit_code = exit_code

@@ -1,0 +1,147 @@
+"""Train a model on servers and workers, which are started under mpirun.
+
+The input is a config in TOML, or a data file in HDF5. Under an mpirun of yours (mpirun -n 7 mpips
+train config.toml) the ranks take part in the job; otherwise the job gets an mpirun of its own.
+"""
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from mpips.config import Config, load
+from mpips.errors import MissingInputError, UsageError
+from mpips.node import surroundings
+from mpips.node.app import App, check_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    add("input", metavar="CONFIG.toml|DATA.h5", type=Path, help="what to train on, and how")
+    add("--test", metavar="DATA.h5", type=Path, help="measure the model on this file at the end")
+    add("--model", metavar="KIND", help="linear, or module:Class of your own (model.kind)")
+    add("--servers", metavar="S", type=int, help="ranks that hold the model (run.servers)")
+    add("--workers", metavar="W", type=int, help="ranks that compute (run.workers)")
+    add("--out", metavar="DIR", type=Path, help="the run folder (default: runs/NAME-TIME)")
+    add("--set", metavar="A.B=V", action="append", default=[], help="set any key of the config")
+    add("--dry-run", action="store_true", help="print mpirun's command line and the config")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Be a rank, or start the ranks and wait for their result."""
+    train(arguments)
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> Path | None:
+    """Do what a command line asks for, and return the run folder; None after a dry run."""
+    config = make_config(arguments)
+    kind = find_kind(arguments, config)
+    if surroundings.under_mpi():
+        from mpips.node.launch import run_rank
+
+        run_rank(kind, config, arguments.input.name)
+    check_data(config)
+    from mpips.node.folder import choose_folder
+
+    folder = choose_folder(config)
+    own = msgspec.structs.replace(config.run, out=str(folder))
+    config = msgspec.structs.replace(config, run=own).sized(max(1, config.run.workers))
+    program = command_line(arguments, config)
+    if arguments.dry_run:
+        show_start(config, program)
+        return None
+    from mpips.node.run import launch
+
+    return launch(config, None, program)
+
+
+def make_config(arguments: argparse.Namespace) -> Config:
+    """Return the effective config of a command line.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+        MissingInputError: the input is not there.
+    """
+    path: Path = arguments.input
+    settings = []
+    if path.suffix in (".h5", ".h5ad", ".hdf5"):
+        settings += [f"data.train={path}", f"run.name={path.stem}"]
+    for key, value in (
+        ("data.test", arguments.test),
+        ("model.kind", arguments.model),
+        ("run.servers", arguments.servers),
+        ("run.workers", arguments.workers),
+        ("run.out", arguments.out),
+    ):
+        if value is not None:
+            settings.append(f"{key}={value}")
+    if not path.exists():
+        raise MissingInputError(f"{path} does not exist", f"looked in {Path.cwd()}", nearest(path))
+    return load(None if settings[:1] == [f"data.train={path}"] else path, settings + arguments.set)
+
+
+def nearest(path: Path) -> str:
+    """Return a hint at a file that may have been meant."""
+    import difflib
+
+    try:
+        names = [other.name for other in path.parent.iterdir()]
+    except OSError:
+        return f"The folder {path.parent} does not exist either."
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"Did you mean {path.with_name(close[0])}?" if close else ""
+
+
+def find_kind(arguments: argparse.Namespace, config: Config) -> type[App]:
+    """Return the app that the config names, its settings checked."""
+    from mpips.apps.find import find_app
+
+    kind = find_app(config, arguments.input.absolute().parent)
+    check_model(kind, config)
+    return kind
+
+
+def check_data(config: Config) -> None:
+    """Open the data files before any rank is started, so that what is wrong is told at once.
+
+    Raises:
+        UsageError: no training data is named.
+        MissingInputError, DataError: a file is not there, or is not what it should be.
+    """
+    if not config.data.train:
+        raise UsageError("no training data", "data.train is not set", "--set data.train=FILE.h5")
+    from mpips.files.csr import CsrFile
+    from mpips.node.shard import data_facts
+
+    features = data_facts(config)["features"]
+    if config.data.test:
+        with CsrFile(config.data.test) as test:
+            if test.n_features != features:
+                what = f"{config.data.test} has {test.n_features:,} columns, not {features:,}"
+                remedy = f"Convert it with --like {config.data.train}."
+                raise UsageError(what, f"{config.data.train} has {features:,}", remedy)
+
+
+def command_line(arguments: argparse.Namespace, config: Config) -> list[str]:
+    """Return the command line of the ranks: the same, with everything decided."""
+    words = ["train", str(arguments.input), "--out", config.run.out]
+    words += ["--servers", str(config.run.servers), "--workers", str(config.run.workers)]
+    for name in ("test", "model"):
+        value = getattr(arguments, name)
+        words += [f"--{name}", str(value)] if value is not None else []
+    for setting in arguments.set:
+        words += ["--set", setting]
+    return words
+
+
+def show_start(config: Config, program: list[str]) -> None:
+    """Print what would be started."""
+    from mpips.config import to_toml
+    from mpips.node import mpirun
+    from mpips.node.roles import rank_count
+
+    print(mpirun.prepare_mpips(rank_count(config), program).describe())
+    print()
+    print(to_toml(config))

@@ -1,0 +1,129 @@
+"""Runs an app from a Python program: in one process, under mpirun, or as the ranks of one."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpips.config import Config, parse
+from mpips.errors import LaunchError, MpipsError
+from mpips.node import kernels, mpirun, surroundings
+from mpips.node.app import App, check_model
+from mpips.node.folder import choose_folder, read_result
+from mpips.node.roles import rank_count
+
+
+def run(
+    kind: type[App],
+    *,
+    data: str | Path = "",
+    test: str | Path = "",
+    settings: Mapping[str, Any] | None = None,
+    arguments: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Run an app and return its result, as result.json has it.
+
+    The program `python my_app.py` that calls it runs the job in its own process; with
+    `--workers W` (and `--servers S`) it starts itself under mpirun; under `mpirun -n N` it is one
+    of the ranks, and does not return.
+
+    Args:
+        kind: the app.
+        data: HDF5 file with training data, as `mpips convert` makes it; empty: none.
+        test: the same for test data.
+        settings: config keys, such as `{"run.logical_workers": 4, "model.rate": 0.1}`.
+        arguments: the command line; None: the program's own.
+
+    Raises:
+        MpipsError: whatever ended the job. The program `my_app.py` need not catch it.
+    """
+    kernels.use_cache()
+    options = _parser(kind).parse_args(arguments)
+    given = {"data.train": str(data), "data.test": str(test), **(settings or {})}
+    texts = [f"{key}={value}" for key, value in given.items() if value != ""]
+    sizes = {key: getattr(options, key) for key in ("servers", "workers", "out")}
+    texts += [f"run.{key}={value}" for key, value in sizes.items() if value is not None]
+    try:
+        config = parse("", "", [*texts, *options.set])
+        check_model(kind, config)
+        if surroundings.under_mpi():
+            from mpips.node.launch import run_rank
+
+            run_rank(kind, config, kind.__name__)
+        if options.workers is None:
+            return _run_here(kind, config)
+        return _run_under_mpirun(config, sys.argv if arguments is None else arguments)
+    except MpipsError as error:
+        print(error.explain(), file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+
+
+def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[str]) -> Path:
+    """Run a job under an mpirun of its own, and return the run folder once it has succeeded.
+
+    What the result file says counts: mpirun returns 0 even if all ranks were killed.
+
+    Args:
+        config: the effective config; its `run.out` names the run folder.
+        program: what each rank runs; None: this very mpips.
+        arguments: what follows the program.
+
+    Raises:
+        LaunchError: there is no mpirun, or the job ended without a result.
+        SystemExit: the job failed and has said why.
+    """
+    kernels.compile_kernels(lambda text: print(f"mpips: {text}", flush=True))
+    ranks = rank_count(config)
+    if program is None:
+        code = mpirun.start(ranks, arguments)
+    else:
+        marked = {surroundings.MARKER: "1"}
+        code = mpirun.run(mpirun.prepare(ranks, [*program, *arguments], changes=marked))
+    folder = Path(config.run.out)
+    result = read_result(folder)
+    if result is None and code == 0:
+        what = "the job ended without a result: all ranks were killed"
+        raise LaunchError(what, f"run folder: {folder}", "Its log folder may tell why.")
+    if result is None or result["exit_code"]:
+        raise SystemExit(result["exit_code"] if result else code)
+    return folder
+
+
+def _run_here(kind: type[App], config: Config) -> dict[str, Any]:
+    import time
+
+    from mpips.node.console import Console
+    from mpips.node.folder import RunFolder
+    from mpips.node.local import run_local
+
+    folder = RunFolder(choose_folder(config), config)
+    return run_local(kind, config, folder, Console(time.monotonic()))
+
+
+def _run_under_mpirun(config: Config, arguments: Sequence[str]) -> dict[str, Any]:
+    folder = choose_folder(config)
+    config = parse(
+        "",
+        "",
+        [
+            f"run.out={folder}",
+            f"run.servers={config.run.servers}",
+            f"run.workers={config.run.workers}",
+        ],
+    )
+    launch(config, [sys.executable], [*arguments, "--out", str(folder)])
+    result = read_result(folder)
+    assert result is not None
+    return result
+
+
+def _parser(kind: type[App]) -> argparse.ArgumentParser:
+    description = (kind.__doc__ or "").partition("\n\n")[0]
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("--workers", type=int, metavar="W", help="start under mpirun with so many worker ranks")
+    add("--servers", type=int, metavar="S", help="ranks that hold the model (default: 1)")
+    add("--out", metavar="DIR", help="the run folder (default: runs/NAME-TIME)")
+    add("--set", action="append", default=[], metavar="A.B=V", help="set any key of the config")
+    return parser
