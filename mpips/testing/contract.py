@@ -70,6 +70,15 @@ class TransportContract:
             assert bytes(head) == random_bytes(1 - node, size).tobytes()
             assert payload == []
 
+    def test_large_head_with_an_empty_array_arrives(self, ends: list[Transport]) -> None:
+        """Nothing follows such a head, so nothing may be waited for."""
+        for end in ends:
+            end.send(1 - end.node, bytes(SMALL_FRAME + 1), [np.zeros(0)])
+        for frames in receive(ends, 1).values():
+            _, head, payload = frames[0]
+            assert bytes(head) == bytes(SMALL_FRAME + 1)
+            assert_same(payload, [np.zeros(0)])
+
     @pytest.mark.parametrize("scale", [1, 1000, 100_000])
     def test_arrays_of_all_dtypes_arrive_aligned(self, ends: list[Transport], scale: int) -> None:
         """Small together, large together, and with odd sizes and empty arrays between them."""

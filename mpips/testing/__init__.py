@@ -1,0 +1,1 @@
+"""Shipped for users' tests: a simulated cluster, and the promises of transports."""
