@@ -19,13 +19,13 @@ from mpips.files.atomic import replacing, writing
 from mpips.files.layout import (
     DATA_FORMAT,
     FILTERS,
-    LIBVER,
     Attribute,
     mark_anndata,
     now,
     write_attributes,
     write_names,
 )
+from mpips.files.sink import Sink, new_hdf5
 
 
 @final
@@ -62,12 +62,13 @@ class CsrWriter:
         self._index_dtype = np.dtype(np.int64 if wide else np.int32)
         self._stack = contextlib.ExitStack()
         self._file: h5py.File
+        self._sink: Sink
 
     def __enter__(self) -> Self:
         """Create the file under a temporary name."""
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(replacing(self.path))
-            self._file = stack.enter_context(h5py.File(temporary, "w", libver=LIBVER))
+            self._file, self._sink = stack.enter_context(new_hdf5(temporary))
             self._lay_out()
             self._stack = stack.pop_all()
         return self
@@ -117,6 +118,7 @@ class CsrWriter:
             self._extend("X/indices", indices.astype(self._index_dtype, copy=False))
             self._extend("X/data", data.astype(self._value_dtype, copy=False))
             self._extend("obs/label", labels.astype(np.float32, copy=False))
+            self._sink.check()
         self.label_values = rows.distinct(self.label_values, labels)
         self.n_rows += len(lengths)
         self.nnz += total

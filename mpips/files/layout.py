@@ -63,5 +63,7 @@ def write_names(file: h5py.File, names: Sequence[str]) -> None:
     encoded = [name.encode() for name in names]
     width = max((len(name) for name in encoded), default=1)
     kind = h5py.string_dtype("utf-8", max(width, 1))
-    dataset = group.create_dataset("_index", data=np.array(encoded, dtype=kind), **FILTERS)
+    dataset = group.create_dataset(
+        "_index", data=np.array(encoded, dtype=kind), maxshape=(None,), **FILTERS
+    )
     mark_anndata(dataset, "string-array", "0.2.0")

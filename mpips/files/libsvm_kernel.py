@@ -136,6 +136,13 @@ def _index(text: Bytes, i: int) -> tuple[int, int, int]:
     return index, i + 1, OK
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _note(odd: Ints, odds: int, place: int, begin: int, end: int) -> int:
+    """Note a number that is left to the caller; return how many there are."""
+    odd[odds, 0], odd[odds, 1], odd[odds, 2] = place, begin, end
+    return odds + 1
+
+
 @numba.njit(cache=True, nogil=True)
 def parse_block(
     text: Bytes,
@@ -153,15 +160,15 @@ def parse_block(
     Args:
         text: uint8; the last line may lack its newline.
         first_index: what the first column is called in the text, 0 or 1.
-        sort: whether columns that do not rise are to be sorted later rather than refused.
+        sort: whether columns that do not rise are sorted later rather than refused.
         lengths, labels, lines: one element a row: nonzeros, label, number of its line from 1.
         indices, values: one element a nonzero; columns from 0.
         odd: int64 `(numbers, 3)`: numbers left to the caller: place, begin, end in `text`. Place is
             a position in `values`, or -1 - row for a label.
 
     Returns:
-        Counts of rows, nonzeros, odd numbers and lines; whether a row needs sorting; a code from
-        above and the position in `text` where it arose, on the line last counted.
+        Counts of rows, nonzeros, odd numbers and lines; whether a row needs sorting; a code, and
+        where in `text` it arose.
     """
     n = len(text)
     rows = nnz = odds = line = i = start = 0
@@ -177,8 +184,7 @@ def parse_block(
                 code = BAD_LABEL
                 break
             if state == ODD:
-                odd[odds, 0], odd[odds, 1], odd[odds, 2] = -1 - rows, start, i
-                odds += 1
+                odds = _note(odd, odds, -1 - rows, start, i)
             # Read the pairs.
             row_start, previous = nnz, -1
             while True:
@@ -200,8 +206,7 @@ def parse_block(
                     code = BAD_VALUE
                     break
                 if state == ODD:
-                    odd[odds, 0], odd[odds, 1], odd[odds, 2] = nnz, begin, i
-                    odds += 1
+                    odds = _note(odd, odds, nnz, begin, i)
                 indices[nnz] = previous = index
                 nnz += 1
             lengths[rows], lines[rows] = nnz - row_start, line

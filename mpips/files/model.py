@@ -23,7 +23,6 @@ from mpips.files.csr import CsrFile
 from mpips.files.layout import (
     CHUNK,
     FILTERS,
-    LIBVER,
     MODEL_FORMAT,
     Attribute,
     now,
@@ -32,6 +31,7 @@ from mpips.files.layout import (
 )
 from mpips.files.many import CsrFiles
 from mpips.files.open import open_hdf5, reading, text_attribute
+from mpips.files.sink import new_hdf5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Model:
             return keys.astype(np.uint64), self.weights[keys]
         assert self.keys is not None
         assert self.values is not None
-        used = self.values.reshape(len(self.keys), -1).any(axis=1)
+        used = self.values.any(axis=tuple(range(1, self.values.ndim))) != 0
         return self.keys[used], self.values[used]
 
     def problem(self) -> str:
@@ -131,7 +131,7 @@ def write_model(path: str | Path, model: Model) -> None:
         "mpips-version": model.version,
         "created": model.created,
     }
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver=LIBVER) as file:
+    with replacing(path) as temporary, new_hdf5(temporary) as (file, _):
         write_attributes(file, facts)
         for name, array in arrays.items():
             if array is not None:
@@ -192,7 +192,7 @@ def export_weights(model: Model, path: str | Path) -> int:
         OutputError, FileError: the text cannot be written.
     """
     keys, values = model.nonzeros()
-    columns = [keys.astype(np.bytes_), *values.reshape(len(keys), -1).T.astype(np.bytes_)]
+    columns = [keys.astype(np.bytes_), *np.atleast_2d(values.T).astype(np.bytes_)]
     if model.names is not None:
         # Keep names from breaking lines and columns.
         names = [" ".join(model.names[key].split()).encode() for key in keys.tolist()]

@@ -88,7 +88,7 @@ def read_error(error: Exception, path: str | Path, part: str) -> MpipsError:
     code = error.errno if isinstance(error, OSError) else None
     if code:
         return FileError(f"reading {path} failed: {os.strerror(code).lower()}", part)
-    if "required filter" in str(error):
+    if "required filter" in str(error) or "plugin" in str(error):
         return DataError(
             f"{path} {part} is compressed by a filter that is not built into HDF5",
             str(error).splitlines()[0],
