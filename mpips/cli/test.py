@@ -139,12 +139,13 @@ def execute(step: Step) -> Outcome:
         code = mpirun.run(mpirun.Start(step.command, environment, {}), folder=ROOT)
         counts = json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
-    # Believe the exit code where it is worse than the counts: a crash counts nothing.
+    # Believe the worse of exit code and counts: who dies early counts nothing, with any code.
     outcome = Outcome(step.suite, step.name, seconds=time.monotonic() - begin)
     outcome.passed = counts.get("passed", 0) + counts.get("xfailed", 0)
     outcome.failed = counts.get("failed", 0) + counts.get("error", 0)
     outcome.skipped = counts.get("skipped", 0)
-    ended_well = code == 0 or (code == NO_TESTS_COLLECTED and step.counts and bool(counts))
+    ended_well = code == 0 and (bool(counts) or not step.counts)
+    ended_well = ended_well or (code == NO_TESTS_COLLECTED and bool(counts))
     if not step.counts:
         outcome.passed, outcome.failed = int(ended_well), int(not ended_well)
     elif not ended_well:

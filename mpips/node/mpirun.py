@@ -225,7 +225,8 @@ def flags(launcher: Launcher, ranks: int | None, hosts: Sequence[str], attempt: 
     if launcher.flavour != "Open MPI":
         return chosen
 
-    # Survive deaths; bind where each rank has a core of its own.
+    # Give no rank an input that never ends; survive deaths; bind where each has its own core.
+    chosen += ["--stdin", "none"]
     if launcher.can_recover:
         chosen += ["--with-ft", "ulfm"]
     crowded = ranks is not None and local and ranks > cores()
