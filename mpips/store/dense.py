@@ -95,9 +95,9 @@ class DenseStore(Store):
     def _place(self, keys: KeyArray, insert: bool) -> tuple[Slots, int]:
         """Return the first row of keys without a gap, else the slots of all."""
         if int(keys[-1]) - int(keys[0]) == len(keys) - 1:
-            counts = self._split_by_run(keys)
-            if np.count_nonzero(counts) == 1:
-                return NO_SLOTS, int(keys[0]) + int(self._shift[np.argmax(counts)])
+            # Held keys without a gap lie in one run, which has all of them.
+            run = np.argmax(self._split_by_run(keys))
+            return NO_SLOTS, int(keys[0]) + int(self._shift[run])
         return self.resolve(keys, insert), 0
 
     def _rearrange(self, segments: list[int]) -> None:

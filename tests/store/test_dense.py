@@ -21,6 +21,15 @@ def test_range_over_adjacent_segments_is_one_update():
     assert not store.read_range(75, 90)[1].any()
 
 
+def test_range_behind_a_gap_goes_to_its_own_keys():
+    store = DenseStore(dense_table())
+    store.hold_many([1, 3, 4])
+    store.update_range(50, 60, np.arange(10.0).reshape(10, 1))
+    assert store.read_range(50, 60)[1].ravel().tolist() == list(range(10))
+    assert not store.read_range(15, 30)[1].any()
+    assert not store.read_range(60, 75)[1].any()
+
+
 def test_range_over_a_gap_is_refused():
     store = DenseStore(dense_table())
     store.hold_many([0, 1, 3])

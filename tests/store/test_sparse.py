@@ -79,6 +79,15 @@ def test_load_with_fewer_keys_forgets_the_others():
     assert store.generation != generation
 
 
+def test_refused_load_forgets_nothing():
+    store = held_store()
+    keys = np.arange(10, dtype=np.uint64)
+    store.update_keys(keys, np.ones((10, 1)))
+    with pytest.raises(ProtocolError):
+        store.load(0, keys[[0, 5, 3, 7]], np.ones((4, 1)))
+    assert store.read_range(0, 100)[0].tolist() == keys.tolist()
+
+
 def test_whole_range_updates_are_refused():
     store = held_store()
     with pytest.raises(ProtocolError):
