@@ -1,0 +1,247 @@
+"""What the block solvers share: the data, the check of all keys with its gap, the plan."""
+
+from abc import abstractmethod
+from collections.abc import Generator
+from typing import Any, ClassVar, Final
+
+import msgspec
+import numpy as np
+
+from mpips.apps.linear.finish import score_rows, summarise_scores, write_weights
+from mpips.apps.linear.settings import Settings
+from mpips.apps.linear.types import Floats, Starts
+from mpips.core.machine import Report
+from mpips.core.task import Plan, Task
+from mpips.node.app import App, Job
+from mpips.node.kv import Worker
+from mpips.wire.types import Table
+
+PASSES: Final = 1000
+CHECK_PASSES: Final = 10
+CHECK_RATIO: Final = 0.3
+
+Step = Generator[Task | Report, Any, Any]
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pass over all keys has found.
+
+    Attributes:
+        objective: of the present w.
+        bound: a lower bound of the optimum.
+        violation: how far the worst key is from its optimality condition.
+        active: int64, rising: the keys that are not 0 or should not be.
+    """
+
+    objective: float
+    bound: float
+    violation: float
+    active: Starts
+
+    @property
+    def gap(self) -> float:
+        """Return the relative duality gap, which bounds how much the objective can fall."""
+        return max(0.0, (self.objective - self.bound) / self.objective) if self.objective else 0.0
+
+
+class BlockApp(App):
+    """A solver that changes one block of weights after the other, all workers in step.
+
+    Every logical worker keeps all weights and the margins of its rows, which each block step
+    changes. The result depends on the data, the settings and the number of logical workers, not on
+    how many workers and servers there are.
+
+    A solver gives `weight_table`, `prepare`, `choose` and the workers' method `sweep`.
+
+    Attributes:
+        w: float64 `(features,)`, of a logical worker: the weights, by key.
+    """
+
+    Settings: ClassVar[type[msgspec.Struct]] = Settings
+    mode: ClassVar[str] = "sequential"
+    settings: Settings
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.features: int = job.facts["features"]
+        self.w: Floats = np.zeros(0)
+
+    # -- What a solver adds ----------------------------------------------------------------------
+
+    @abstractmethod
+    def weight_table(self) -> Table:
+        """Return the table "w"; the first value of a pull is the weight."""
+
+    def prepare(self) -> Step:
+        """Do, as a part of the plan, what comes before the first check."""
+        yield Task(group="workers", function="load")
+
+    @abstractmethod
+    def choose(self, active: Starts) -> Step:
+        """Return, as a part of the plan, the blocks that the next pass has to visit."""
+
+    def permutation(self) -> Starts | None:
+        """Return the original column of each key, or None if they are the same."""
+        return None
+
+    # -- The scheduler ---------------------------------------------------------------------------
+
+    def tables(self) -> list[Table]:
+        """Return the weights, and the gradient of all keys that checks sum up."""
+        gradient = Table(
+            name="gradient", size=self.features, update="assign", aggregate=True, mode="sequential"
+        )
+        return [self.weight_table(), gradient]
+
+    def plan(self) -> Plan:
+        """Alternate checks of all keys and passes over blocks; then measure and save."""
+        summary = yield from self.solve()
+        if self.job.config.data.test:
+            parts = yield Task(group="workers", function="score")
+            summary |= summarise_scores(parts)
+        if "folder" in self.job.facts:
+            yield Task(group="workers", function="save", arguments={"summary": summary}, only=0)
+        return summary
+
+    def solve(self) -> Step:
+        """Pass over blocks in random order until the gap is small; return the summary."""
+        random = np.random.default_rng(np.random.SeedSequence([self.job.config.run.seed]))
+        cap = self.settings.passes or PASSES
+        steps = passes = checks = 0
+        best = -np.inf
+        yield from self.prepare()
+        while True:
+            check = yield from self.check_all(best)
+            best = check.bound
+            checks += 1
+            facts = {
+                "step": steps,
+                "pass": passes,
+                "active": len(check.active),
+                "objective": check.objective,
+                "gap": check.gap,
+            }
+            yield Report("progress", facts)
+            is_converged = check.gap <= self.settings.tolerance
+            if is_converged or passes >= cap:
+                break
+            active = check.active
+            for _ in range(min(CHECK_PASSES, cap - passes)):
+                blocks = yield from self.choose(active)
+                order = random.permutation(blocks)
+                found = yield Task(group="workers", function="sweep", arguments={"order": order})
+                steps, passes = steps + len(order), passes + 1
+                active = found[0].get("active", active)
+                if found[0]["violation"] <= CHECK_RATIO * check.violation:
+                    break
+        return {
+            "converged": is_converged,
+            "objective": check.objective,
+            "gap": check.gap,
+            "nonzeros": int((yield from self.count())),
+            "iterations": steps,
+            "passes": passes,
+            "checks": checks,
+            "logloss": None,
+            "auc": None,
+        }
+
+    def check_all(self, best: float) -> Step:
+        """Return a `Check` of all keys; its bound is at least `best`."""
+        found = yield Task(group="workers", function="check")
+        largest = max(part["largest"] for part in found)
+        # Scaled like this, the point p of the dual is feasible.
+        scale = min(1.0, self.settings.l1 / largest) if largest else 1.0
+        parts = yield Task(group="workers", function="dual", arguments={"scale": scale})
+        norm = sum(part["norm"] for part in found)
+        return Check(
+            objective=sum(part["loss"] for part in found) + self.settings.l1 * norm,
+            bound=max(best, sum(parts)),
+            violation=max(part["violation"] for part in found),
+            active=np.concatenate([part["active"] for part in found]),
+        )
+
+    def count(self) -> Step:
+        """Return the number of weights that are not 0."""
+        return (yield Task(group="workers", function="nonzeros", only=0))[0]
+
+    # -- Workers ---------------------------------------------------------------------------------
+
+    async def load(self, worker: Worker) -> None:
+        """Read the rows."""
+        self._load(worker, None)
+
+    async def check(self, worker: Worker) -> dict[str, Any]:
+        """Sum up the gradient of all keys, and look at this worker's share of them."""
+        loss = self.shard.loss()
+        await worker.push("gradient", None, self.shard.gradient())
+        share = range_share(self.features, worker.id, self.job.logical_workers)
+        g = await worker.pull("gradient", share)
+        w = self.w[slice(*share)]
+        violation = violations(w, g, self.settings.l1)
+        return {
+            "loss": loss,
+            "norm": float(np.abs(w).sum()),
+            "largest": float(np.abs(g).max(initial=0.0)),
+            "violation": float(violation.max(initial=0.0)),
+            "active": share[0] + find_active(w, g, self.settings.l1),
+        }
+
+    async def dual(self, worker: Worker, scale: float) -> float:
+        """Return this shard's part of the dual objective."""
+        return self.shard.dual(scale)
+
+    async def nonzeros(self, worker: Worker) -> int:
+        """Return the number of weights that are not 0."""
+        return int(np.count_nonzero(self.w))
+
+    async def score(self, worker: Worker) -> dict[str, Floats]:
+        """Return margins and labels of this worker's part of the test data."""
+        return score_rows(self.job, self.original(self.w), worker.id)
+
+    async def save(self, worker: Worker, summary: dict[str, Any]) -> None:
+        """Write the model, with the weights that the servers have."""
+        values = await worker.pull("w")
+        weights = self.original(values[:, 0] if values.ndim == 2 else values)
+        write_weights(self.job, weights, summary, self.permutation())
+
+    def original(self, w: Floats) -> Floats:
+        """Return weights in the original order of columns."""
+        permutation = self.permutation()
+        if permutation is None:
+            return w
+        out = np.empty_like(w)
+        out[permutation] = w
+        return out
+
+    def _load(self, worker: Worker, position: Starts | None) -> None:
+        # A scheduler has no Numba.
+        from mpips.apps.linear.shard import Shard
+
+        assert worker.shard is not None
+        self.shard = Shard(worker.shard.read(), self.features, position)
+        self.w = np.zeros(self.features)
+
+
+def range_share(size: int, part: int, parts: int) -> tuple[int, int]:
+    """Return the range [begin, end) of a part of [0, size).
+
+    >>> [range_share(10, part, 3) for part in range(3)]
+    [(0, 3), (3, 6), (6, 10)]
+    """
+    return size * part // parts, size * (part + 1) // parts
+
+
+def violations(w: Floats, g: Floats, l1: float) -> Floats:
+    """Return how far each key is from its optimality condition, in units of the gradient.
+
+    >>> violations(np.array([0.0, 0.0, 2.0]), np.array([0.5, 3.0, -0.5]), 1.0).tolist()
+    [0.0, 2.0, 0.5]
+    """
+    inside: Floats = np.maximum(np.abs(g) - l1, 0.0)
+    return np.where(w != 0.0, np.abs(g + l1 * np.sign(w)), inside)
+
+
+def find_active(w: Floats, g: Floats, l1: float) -> Starts:
+    """Return the places of weights that are not 0 or should not be, int64, rising."""
+    return np.flatnonzero((w != 0.0) | (np.abs(g) > l1))

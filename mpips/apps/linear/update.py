@@ -1,0 +1,95 @@
+"""The server's update function of the exact solver: the minimum of a block's quadratic model."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, final
+
+import msgspec
+import numpy as np
+
+from mpips.apps.linear.types import Floats
+from mpips.store.update import Field, Slots, Update
+from mpips.wire.types import ValueArray
+
+TRUST_GROW = 2.0
+TRUST_SHRINK = 0.25
+
+
+class BlockNewtonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings of `BlockNewton`.
+
+    Attributes:
+        l1: the weight of |w| in the objective.
+        block: the largest number of keys in a push.
+    """
+
+    l1: Annotated[float, msgspec.Meta(ge=0)]
+    block: Annotated[int, msgspec.Meta(ge=1)]
+
+
+@final
+class BlockNewton(Update):
+    """Move a block of weights to the minimum of its quadratic model inside a trust region.
+
+    A push carries for each of its n keys: the trust radius that the model was made for, the
+    gradient, and the pairs of the symmetric Hessian as `kernels.newton.fold` lays them out: each
+    pair once. All of a push's keys are one block, so that the table must aggregate, and a push
+    must stay inside one segment. A pull returns weight, next trust radius, and the gradient that
+    was pushed.
+
+    The next radius is twice the step, or a quarter of the old one: far from the optimum steps may
+    grow, and near to it the model becomes Newton's.
+    """
+
+    name: ClassVar[str] = "block-newton"
+    Settings: ClassVar[type[msgspec.Struct]] = BlockNewtonSettings
+    settings: BlockNewtonSettings
+
+    def __init__(self, width: int, settings: Mapping[str, float] | None = None) -> None:
+        super().__init__(width, settings)
+        from mpips.apps.linear.kernels import newton
+
+        self._kernels = newton
+        self.push_width = push_width(self.settings.block)
+        self.pull_width = 3
+
+    def make_fields(self) -> tuple[Field, ...]:
+        """Return weight, trust radius and gradient."""
+        return Field("w", 1, 0.0), Field("trust", 1, 0.0), Field("g", 1, 0.0)
+
+    def apply(self, rows: ValueArray, slots: Slots, first: int, values: ValueArray) -> None:
+        """Change the rows of one block."""
+        n = len(values)
+        assert n <= self.settings.block, f"{n} keys came as one block"
+        part = slots if len(slots) else np.arange(first, first + n)
+        w = rows[part, 0]
+        trust, g = values[:, 0].copy(), values[:, 1].copy()
+        h = np.empty((n, n))
+        self._kernels.unfold(values, h)
+        d = self._kernels.minimise(w, g, h, self.settings.l1, trust)
+        rows[part, 0] = w + d
+        rows[part, 1] = np.maximum(TRUST_GROW * np.abs(d), TRUST_SHRINK * trust)
+        rows[part, 2] = g
+
+
+def push_width(block: int) -> int:
+    """Return the number of values that a push carries for each key."""
+    return 3 + block // 2
+
+
+def make_push(trust: Floats | None, g: Floats, h: Floats, block: int) -> Floats:
+    """Return the values to push for a block: float64 `(n, push_width)`.
+
+    Args:
+        trust: float64 `(n,)`, pushed by one logical worker, since servers add; None by the others.
+        g: float64 `(n,)`.
+        h: float64 `(n, n)`; the lower triangle is read.
+        block: the setting.
+    """
+    from mpips.apps.linear.kernels import newton
+
+    values = np.zeros((len(g), push_width(block)))
+    if trust is not None:
+        values[:, 0] = trust
+    values[:, 1] = g
+    newton.fold(h, values)
+    return values
