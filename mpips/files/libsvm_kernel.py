@@ -36,6 +36,14 @@ def _skip_blanks(text: Bytes, i: int) -> int:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
+def _next_line(text: Bytes, i: int) -> int:
+    """Return the first position of the next line."""
+    while i < len(text) and text[i] != NEWLINE:
+        i += 1
+    return i + 1
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
 def _is_end(text: Bytes, i: int) -> bool:
     """Return whether a word ends before position `i`."""
     return i >= len(text) or text[i] <= SPACE or text[i] == HASH
@@ -211,10 +219,7 @@ def parse_block(
                 nnz += 1
             lengths[rows], lines[rows] = nnz - row_start, line
             rows += 1
-        # Go to the next line.
-        while i < n and text[i] != NEWLINE and code == OK:
-            i += 1
-        i += 1
+        i = _next_line(text, i)
     return rows, nnz, odds, line, falling, code, start
 
 

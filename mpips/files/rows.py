@@ -177,8 +177,8 @@ def balanced_ranges(
         nnz: the number of nonzeros.
         parts: how many ranges; some are empty if there are fewer rows.
 
-    >>> balanced_ranges([np.array([0, 1, 2, 3])], 4, 12, 2)
-    [(0, 3), (3, 4)]
+    >>> balanced_ranges([np.array([0, 3, 6, 9])], 4, 12, 2)
+    [(0, 2), (2, 4)]
     """
     targets = np.array([part * (nnz + n_rows) // parts for part in range(1, parts)], np.int64)
     cuts = np.zeros(parts - 1, np.int64)

@@ -10,14 +10,11 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import Any, final
 
 import h5py
 
 from mpips.files.layout import LIBVER
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer, WriteableBuffer
 
 
 @final
@@ -45,7 +42,7 @@ class Sink(io.RawIOBase):
         if self.error is not None:
             raise self.error
 
-    def write(self, data: "ReadableBuffer", /) -> int:
+    def write(self, data: Any, /) -> int:
         """Write all bytes, or none any more after an error; return how many they are."""
         view = memoryview(data).cast("B")
         done = 0
@@ -58,7 +55,7 @@ class Sink(io.RawIOBase):
         self._size = max(self._size, self._at)
         return len(view)
 
-    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         """Fill the buffer with what was written, and zeros where nothing was."""
         view = memoryview(buffer).cast("B")
         found = os.pread(self._descriptor, len(view), self._at)

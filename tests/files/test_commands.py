@@ -70,7 +70,7 @@ def test_convert_never_writes_over_its_input(text: Path) -> None:
 def test_progress_is_lines_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     stream, clock = io.StringIO(), [0.0]
     monkeypatch.setattr("sys.stderr", stream)
-    monkeypatch.setattr(convert.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     line = convert.ProgressLine()
     for second in range(1, 12):
         clock[0] = float(second)

@@ -114,7 +114,9 @@ def test_lines_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.Mon
 def test_sorting_puts_columns_and_their_values_in_order(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, "1 9:9 2:2 5:1e-30\n1 1:1 2:2\n", TextOptions(sort=True))
     assert rows.indices.tolist() == [1, 4, 8, 0, 1]
-    np.testing.assert_array_equal(rows.data, np.float32([2, 1e-30, 9, 1, 2]))
+    np.testing.assert_array_equal(
+        rows.data.astype(np.float32), np.array([2, 1e-30, 9, 1, 2], np.float32)
+    )
     with pytest.raises(DataError, match=r"(?s)twice.*line 2 of"):
         rows_of(tmp_path, "1 1:1\n1 5:1 2:1 5:2\n", TextOptions(sort=True))
 
