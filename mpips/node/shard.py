@@ -11,9 +11,8 @@ from mpips.config import Config
 from mpips.wire.types import KeyArray
 
 if TYPE_CHECKING:
-    import scipy.sparse
-
     from mpips.files.csr import CsrFile, CsrRows
+    from mpips.files.many import CsrFiles
 
 READ_ROWS = 16384
 
@@ -24,17 +23,21 @@ class Batch:
 
     Attributes:
         keys: uint64 `(k,)`, the columns that occur, sorted.
-        matrix: CSR `(rows, k)`; column j is `keys[j]`.
+        indptr: int64 `(rows + 1,)`, from 0: row i has the nonzeros `[indptr[i], indptr[i + 1])`.
+        columns: int32 `(nnz,)`; column j is `keys[j]`.
+        values: float64 `(nnz,)`, finite.
         labels: float64 `(rows,)`: -1 or +1.
     """
 
     keys: KeyArray
-    matrix: "scipy.sparse.csr_array"
+    indptr: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float64]
     labels: npt.NDArray[np.float64]
 
 
 class Shard:
-    """The rows [begin, end) of a data file with two classes.
+    """The rows [begin, end) of data with two classes.
 
     Attributes:
         begin: the first row.
@@ -42,7 +45,7 @@ class Shard:
         n_features: number of columns.
     """
 
-    def __init__(self, data: "CsrFile", begin: int, end: int) -> None:
+    def __init__(self, data: "CsrFile | CsrFiles", begin: int, end: int) -> None:
         self._data, self.begin, self.end = data, begin, end
         self.n_features = data.n_features
         self._classes = data.two_classes()
@@ -66,37 +69,57 @@ class Shard:
         Raises:
             DataError: a row is damaged or makes no sense.
         """
-        import scipy.sparse
-
         stride = max(1, READ_ROWS // rows) * rows
         for begin in range(self.begin, self.end, stride):
             part = self._data.read(begin, min(begin + stride, self.end), classes=self._classes)
-            shape = (len(part.labels), self.n_features)
-            matrix = scipy.sparse.csr_array((part.data, part.indices, part.indptr), shape=shape)
-            for low in range(0, shape[0], rows):
-                batch = matrix[low : low + rows]
-                keys, columns = _renumber(batch.indices)
-                small = (batch.data, columns, batch.indptr)
-                local = scipy.sparse.csr_array(small, shape=(batch.shape[0], len(keys)))
-                yield Batch(keys, local, part.labels[low : low + rows])
+            for low in range(0, len(part.labels), rows):
+                yield cut_batch(part, low, low + rows)
+
+    def feature_names(self) -> list[str] | None:
+        """Return the names of all features, or None if they have none."""
+        return self._data.feature_names()
+
+
+def cut_batch(part: "CsrRows", low: int, high: int) -> Batch:
+    """Return the rows [low, high) of some rows, or as many as there are, columns renumbered.
+
+    The arrays are plain ones: for a hundred rows, making a scipy matrix takes longer than all of
+    this.
+    """
+    indptr = part.indptr[low : high + 1]
+    begin, end = indptr[0], indptr[-1]
+    keys, columns = _renumber(part.indices[begin:end])
+    values = part.data[begin:end].astype(np.float64, copy=False)
+    return Batch(keys, indptr - begin, columns, values, part.labels[low:high])
 
 
 def _renumber(columns: npt.NDArray[Any]) -> tuple[KeyArray, npt.NDArray[np.int32]]:
-    """Return the distinct columns, sorted, and each column's place among them."""
-    ordered = np.sort(columns)
-    first = np.ones(len(ordered), dtype=bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    keys = ordered[first]
-    return keys.astype(np.uint64), np.searchsorted(keys, columns).astype(np.int32)
+    """Return the distinct columns, sorted, and each column's place among them.
+
+    Cost: a hash look-up for each nonzero; only the distinct columns are sorted.
+    """
+    from mpips.store.kernels.index import find_or_insert
+
+    # Number the columns from 1 as they are met.
+    count = len(columns)
+    index = np.zeros(1 << (2 * count).bit_length(), np.uint32)
+    met, numbers = np.empty(count + 1, np.uint64), np.empty(count, np.int64)
+    _, used = find_or_insert(columns.astype(np.uint64), 0, index, met, 1, count + 1, numbers)
+    # Number them by size.
+    distinct = met[1:used]
+    order = np.argsort(distinct)
+    places = np.empty(used, np.int32)
+    places[order + 1] = np.arange(used - 1, dtype=np.int32)
+    return distinct[order], places[numbers]
 
 
 def open_shards(config: Config, workers: list[int]) -> dict[int, Shard]:
     """Return the shards of some logical workers; none without training data."""
     if not config.data.train:
         return {}
-    from mpips.files.csr import CsrFile
+    from mpips.files.many import open_data
 
-    data = CsrFile(config.data.train)
+    data = open_data(config.data.train)
     ranges = data.row_ranges(config.logical_workers)
     return {worker: Shard(data, *ranges[worker]) for worker in workers}
 
@@ -109,15 +132,17 @@ def data_facts(config: Config) -> dict[str, Any]:
     """
     if not config.data.train:
         return {}
-    from mpips.files.csr import CsrFile
+    from mpips.files.many import open_data
 
-    with CsrFile(config.data.train) as data:
+    with open_data(config.data.train) as data:
         negative, positive = data.two_classes()
         return {
             "rows": data.n_rows,
             "features": data.n_features,
             "nonzeros": data.nnz,
             "row_scaling": data.row_scaling,
+            "hash": str(data.attributes.get("hash", "none")),
+            "hash_bits": int(data.attributes.get("hash_bits", 0)),
             "negative_label": negative,
             "positive_label": positive,
         }

@@ -1,0 +1,174 @@
+"""Streaming logistic regression: FTRL-proximal on the servers, gradients from the workers.
+
+Source: McMahan et al., Ad Click Prediction, KDD 2013; with minibatches as in Li et al., OSDI 2014,
+section 5.1 and its released code.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpips.apps.linear.settings import Settings
+from mpips.core.machine import Report
+from mpips.core.task import Plan, Task
+from mpips.errors import ConfigError
+from mpips.node.app import App, Job
+from mpips.node.kv import Pending, Worker
+from mpips.node.shard import Batch
+from mpips.wire.types import Table
+
+# How often a worker says how far it is.
+ROWS_BETWEEN_REPORTS = 20_000
+
+
+class FtrlLinear(App):
+    """L1 logistic regression in one pass over the rows, or a few.
+
+    Each logical worker reads its rows in order, `minibatch` at a time. It pulls the weights of the
+    columns that occur, and pushes the *sum* of the rows' gradients, by which the servers step. Sums
+    keep the loss in the units of `l1`, and so many rows take a step as long as they agree on; with
+    means, one pass of a9a came out worse for every alpha from 0.01 to 0.3. The next minibatch's
+    pull is sent before this one's push, so that the wait for it is spent computing: weights lack
+    one push of the worker's own, beside what the others push meanwhile. Of several workers the
+    result therefore differs from run to run; of one worker it does not.
+
+    `l1` counts against the sum of the losses of all rows that are streamed: in one pass it is that
+    of the block solvers, and E passes need E times as much for the same objective. Streams do not
+    reach the optimum: they stop short of it by some parts in a thousand.
+
+    The progressive loss is each row's loss before the model has learnt from it. In the first pass
+    that is an honest estimate of the loss on new data, over all states of the model.
+    """
+
+    Settings = Settings
+    mode = "eventual"
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        if self.sync_mode != "eventual":
+            remedy = "Leave sync.mode out, or set model.solver to exact."
+            raise ConfigError("the solver ftrl runs in eventual mode only", "sync.mode", remedy)
+        self._weights: npt.NDArray[np.float64] | None = None
+
+    def tables(self) -> list[Table]:
+        """Return the weights, a key for each column; servers keep two float32 sums for each."""
+        s = self.settings
+        settings = {"alpha": s.alpha, "beta": s.beta, "l1": s.l1, "l2": s.l2}
+        size = self.job.facts["features"]
+        return [Table(name="w", size=size, dtype="f4", update="ftrl", settings=settings)]
+
+    def plan(self) -> Plan:
+        """Stream the rows, score the test data, and save the model."""
+        test = self.job.config.data.test
+        if test:
+            # Refuse unfit test data before the work, not after it.
+            yield Task(group="workers", function="check_test", only=0)
+        summary: dict[str, Any] = {"passes": self.settings.passes or 1, "iterations": 0}
+        for number in range(1, summary["passes"] + 1):
+            parts = yield Task(group="workers", function="stream")
+            rows = sum(part["rows"] for part in parts)
+            loss = sum(part["loss_sum"] for part in parts) / max(rows, 1)
+            summary["iterations"] += sum(part["minibatches"] for part in parts)
+            # Later passes see rows that the model knows.
+            summary.setdefault("progressive_logloss", loss)
+            yield Report("pass", {"number": number, "rows": rows, "loss": loss})
+        summary |= {"logloss": None, "auc": None}
+        if test:
+            summary |= measure((yield Task(group="workers", function="score")))
+        [saved] = yield Task(
+            group="workers", function="save", only=0, arguments={"summary": summary}
+        )
+        return {**summary, **saved}
+
+    async def check_test(self, worker: Worker) -> None:
+        """Check that the test data has the columns of the training data.
+
+        Raises:
+            DataError: it has others; predictions would be noise.
+        """
+        from mpips.apps.linear.scoring import linear_model
+        from mpips.files.many import open_data
+        from mpips.files.model import check_key_space
+
+        with open_data(self.job.config.data.test) as data:
+            check_key_space(linear_model(self.job, np.zeros(self.job.facts["features"])), data)
+
+    async def stream(self, worker: Worker) -> dict[str, float]:
+        """Learn from each row once, and return rows, minibatches and the sum of their losses."""
+        from mpips.apps.linear.ftrl_kernels import add_gradient
+
+        self._weights = None
+        done: dict[str, float] = {"rows": 0, "minibatches": 0, "loss_sum": 0.0}
+        reported = 0.0
+        pushed: Pending | None = None
+        pulls = self._pulls(worker)
+        coming = next(pulls, None)
+        while coming is not None:
+            batch, pending = coming
+            w = await pending
+            # Ask for what comes next while this minibatch is computed.
+            coming = next(pulls, None)
+            gradient = np.zeros(len(batch.keys))
+            done["loss_sum"] += add_gradient(
+                batch.indptr, batch.columns, batch.values, batch.labels, w, gradient
+            )
+            done["rows"] += len(batch.labels)
+            done["minibatches"] += 1
+            # Keep at most two pushes on their way.
+            before, pushed = pushed, worker.push("w", batch.keys, gradient)
+            if before is not None:
+                await before
+            if done["rows"] - reported >= ROWS_BETWEEN_REPORTS:
+                reported = done["rows"]
+                worker.progress(rows=done["rows"], loss_sum=done["loss_sum"])
+        if pushed is not None:
+            await pushed
+        return done
+
+    async def score(self, worker: Worker) -> dict[str, npt.NDArray[np.float64]]:
+        """Return margins and labels of this worker's part of the test data."""
+        from mpips.apps.linear.scoring import linear_model, score_part
+
+        model = linear_model(self.job, await self._pull_weights(worker))
+        path, parts = self.job.config.data.test, self.job.logical_workers
+        margins, labels = score_part(path, model, worker.id, parts)
+        return {"margins": margins, "labels": labels}
+
+    async def save(self, worker: Worker, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write the model if there is a run folder, and return facts about it."""
+        from mpips.apps.linear.scoring import linear_model
+        from mpips.files.model import write_model
+
+        w = await self._pull_weights(worker)
+        saved = {"nonzeros": int(np.count_nonzero(w))}
+        if "folder" in self.job.facts:
+            assert worker.shard is not None
+            names, stats = worker.shard.feature_names(), json.dumps({**summary, **saved})
+            model = linear_model(self.job, w, names=names, stats=stats)
+            write_model(Path(self.job.facts["folder"], "model.h5"), model)
+        return saved
+
+    def _pulls(self, worker: Worker) -> Iterator[tuple[Batch, Pending]]:
+        """Yield each minibatch with the pull of its weights, which has just been sent."""
+        assert worker.shard is not None, "linear models need training data"
+        for batch in worker.shard.minibatches(self.settings.minibatch):
+            yield batch, worker.pull("w", batch.keys)
+
+    async def _pull_weights(self, worker: Worker) -> npt.NDArray[np.float64]:
+        """Return all weights of the finished model as float64 `(d,)`."""
+        if self._weights is None:
+            self._weights = (await worker.pull("w")).astype(np.float64)
+        return self._weights
+
+
+def measure(parts: list[dict[str, npt.NDArray[np.float64]]]) -> dict[str, float | None]:
+    """Return log loss and AUC of the test data from the workers' margins and labels, in order."""
+    from mpips.apps.linear.scoring import auc, logloss
+
+    margins = np.concatenate([part["margins"] for part in parts])
+    labels = np.concatenate([part["labels"] for part in parts])
+    return {"logloss": logloss(margins, labels), "auc": auc(margins, labels)}
