@@ -47,7 +47,7 @@ def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
         config: the effective config, the same on all ranks.
         name: what the job is called on the screen.
     """
-    mpi = _start_mpi()
+    mpi = start_mpi()
     try:
         node = _make_node(mpi, kind, config, name)
         code = run_loop(node, _backoff(mpi))
@@ -60,7 +60,7 @@ def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
         _give_up(mpi)
     if error is not None:
         print(error.explain(), file=sys.stderr, flush=True)
-    _leave(mpi, code)
+    leave(mpi, code)
 
 
 def has_recovery() -> bool:
@@ -68,7 +68,7 @@ def has_recovery() -> bool:
     return os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
 
 
-def _start_mpi() -> ModuleType:
+def start_mpi() -> ModuleType:
     """Initialise MPI and return its module.
 
     Raises:
@@ -86,9 +86,7 @@ def _start_mpi() -> ModuleType:
     if promised is not None and promised > 1 and seen == 1:
         what = f"the launcher started {promised} ranks, but MPI sees 1"
         where = f"MPI library: {MPI.Get_library_version().splitlines()[0]}"
-        remedy = (
-            "Launcher and library differ; mpips doctor shows both. With Slurm: use surroundings."
-        )
+        remedy = "Launcher and library differ; mpips doctor shows both. With Slurm: use mpirun."
         raise LaunchError(what, where, remedy)
     return MPI
 
@@ -156,7 +154,7 @@ def _give_up(mpi: ModuleType) -> None:
     mpi.COMM_WORLD.Abort(70)
 
 
-def _leave(mpi: ModuleType, code: int) -> NoReturn:
+def leave(mpi: ModuleType, code: int) -> NoReturn:
     """End this process with the job's exit code."""
     sys.stdout.flush()
     sys.stderr.flush()
