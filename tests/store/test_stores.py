@@ -177,7 +177,7 @@ def test_wrong_shapes_and_segments_are_refused(kind):
 @pytest.mark.parametrize("update", ["add", "sgd"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_read_only_and_unaligned_values_are_taken(kind, update):
-    # "add" runs in NumPy, "sgd" in a kernel that takes aligned arrays only.
+    # "add" runs in NumPy, "sgd" in a kernel that is compiled for aligned arrays.
     store = make_store(KINDS[kind](update=update))
     store.hold(0)
     keys = np.frombuffer(np.array([0, 5], dtype=np.uint64).tobytes(), np.uint64)
