@@ -126,6 +126,9 @@ def dispatch(arguments: list[str]) -> int:
     from mpips import bootstrap
 
     bootstrap.ensure(EXTRAS.get(name, ()), arguments, may_make=name != "doctor")
+    from mpips.node import kernels
+
+    kernels.use_cache()
     parser, module = parser_for(name)
     code: int = module.run(parser.parse_args(arguments[1:]))  # type: ignore[attr-defined]
     return code

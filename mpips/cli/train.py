@@ -5,6 +5,7 @@ train config.toml) the ranks take part in the job; otherwise the job gets an mpi
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import msgspec
@@ -98,7 +99,9 @@ def find_kind(arguments: argparse.Namespace, config: Config) -> type[App]:
     """Return the app that the config names, its settings checked."""
     from mpips.apps.find import find_app
 
-    kind = find_app(config, arguments.input.absolute().parent)
+    # An app of the user's own lies beside its config, or where the command is given.
+    sys.path += [str(arguments.input.absolute().parent), str(Path.cwd())]
+    kind = find_app(config)
     check_model(kind, config)
     return kind
 
