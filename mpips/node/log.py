@@ -3,6 +3,8 @@
 import logging
 from pathlib import Path
 
+logging.getLogger("mpips").addHandler(logging.NullHandler())
+
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 

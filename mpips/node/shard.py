@@ -11,6 +11,8 @@ from mpips.config import Config
 from mpips.wire.types import KeyArray
 
 if TYPE_CHECKING:
+    import scipy.sparse
+
     from mpips.files.csr import CsrFile, CsrRows
     from mpips.files.many import CsrFiles
 
@@ -34,6 +36,14 @@ class Batch:
     columns: npt.NDArray[np.int32]
     values: npt.NDArray[np.float64]
     labels: npt.NDArray[np.float64]
+
+    @property
+    def matrix(self) -> "scipy.sparse.csr_array":
+        """Return the rows as a SciPy matrix `(rows, k)`, column j being `keys[j]`."""
+        import scipy.sparse
+
+        shape = len(self.labels), len(self.keys)
+        return scipy.sparse.csr_array((self.values, self.columns, self.indptr), shape=shape)
 
 
 class Shard:
