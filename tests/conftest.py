@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpips.node import kernels
+
 ROOT = Path(__file__).resolve().parent.parent
 MARKERS = {"mpi", "slow", "kill", "slurm"}
 LISTED_SECONDS, REFUSED_SECONDS = 0.25, 1.0
@@ -30,23 +32,10 @@ TEXT_BYTES = 4000
 slow_tests: list[tuple[float, str]] = []
 
 
-def kernels_cache() -> Path:
-    """Return the folder of compiled kernels, named by all files that hold one.
-
-    Numba checks the caller's file only and would run stale code of the others.
-    """
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "mpips").rglob("*.py")):
-        content = path.read_bytes()
-        if b"njit" in content:
-            digest.update(content)
-    return ROOT / ".pytest_cache" / f"numba-{digest.hexdigest()[:12]}"
-
-
 # Set before NumPy's and Numba's first use: one thread a rank, and a cache for the kernels.
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
-os.environ.setdefault("NUMBA_CACHE_DIR", str(kernels_cache()))
+kernels.use_cache()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,7 +76,7 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Measure the processor time of a test, without that of imports and compilers."""
-    modules, compiled, begin = len(sys.modules), kernels(), time.process_time()
+    modules, compiled, begin = len(sys.modules), compiled_files(), time.process_time()
     result = yield
     seconds = time.process_time() - begin
     if MARKERS & {mark.name for mark in item.iter_markers()} or seconds < LISTED_SECONDS:
@@ -95,14 +84,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     slow_tests.append((seconds, item.nodeid))
 
     # The first use of a library or a kernel is slow once, whoever comes first.
-    first_use = len(sys.modules) - modules > 20 or kernels() != compiled
+    first_use = len(sys.modules) - modules > 20 or compiled_files() != compiled
     if seconds > REFUSED_SECONDS and not first_use:
         pytest.fail(f"took {seconds:.2f} s of processor time; mark it slow or make it faster",
                     pytrace=False)
     return result
 
 
-def kernels() -> int:
+def compiled_files() -> int:
     """Count the files of compiled kernels: it grows when something was compiled."""
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
     return sum(1 for _ in folder.rglob("*.nbc")) if folder.is_dir() else 0

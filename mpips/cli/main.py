@@ -145,8 +145,7 @@ def report(error: MpipsError) -> None:
     if rank and isinstance(error, UsageError):
         return
     prefix = f"[rank {rank}] " if rank else ""
-    parts = [f"mpips: error: {error.what}", f"  {error.where}", f"  {error.remedy}"]
-    text = "\n".join(prefix + part for part in parts if part.strip())
+    text = "\n".join(prefix + line for line in error.explain().splitlines())
     print(text, file=sys.stderr, flush=True)
 
 

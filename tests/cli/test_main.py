@@ -25,8 +25,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
 
     def install(run: Callable[[object], int]) -> None:
         module = types.ModuleType("mpips.cli.bench", "Measure.")
-        module.add_arguments = lambda parser: parser.add_argument("--servers", type=int)  # type: ignore[attr-defined]
-        module.run = run  # type: ignore[attr-defined]
+        vars(module)["add_arguments"] = lambda parser: parser.add_argument("--servers", type=int)
+        vars(module)["run"] = run
         monkeypatch.setitem(sys.modules, "mpips.cli.bench", module)
 
     return install
@@ -184,3 +184,12 @@ def test_other_ranks_name_themselves_in_an_error_of_their_own(
 def test_exit_code_of_the_command_is_returned(command: Command) -> None:
     command(lambda arguments: 75)
     assert main.main(["bench"]) == 75
+
+
+def test_every_public_name_is_where_the_package_says() -> None:
+    import mpips
+
+    for name in mpips.__all__:
+        assert getattr(mpips, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        mpips.nothing  # noqa: B018

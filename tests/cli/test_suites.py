@@ -25,6 +25,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("pyproject.toml", "tests/conftest.py"):
         (tmp_path / name).write_bytes((root / name).read_bytes())
     monkeypatch.setattr(suites, "ROOT", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(root))
     return tmp_path
 
 

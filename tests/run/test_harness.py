@@ -70,7 +70,8 @@ def run(project: Path, test: str, *options: str) -> tuple[int, str]:
     start = mpirun.prepare(2, [
         sys.executable, "-m", "pytest", "-q", "--with-mpi", "-m", "mpi", "--color=no",
         "-p", "no:cacheprovider", "--timeout-method=thread", *options])
-    environment = {**start.environment, "MPIPS_TEST_COUNTS": str(project / "counts.json")}
+    environment = {**start.environment, "PYTHONPATH": str(ROOT),
+                   "MPIPS_TEST_COUNTS": str(project / "counts.json")}
     done = subprocess.run(start.command, cwd=project, env=environment, text=True, timeout=SECONDS,
                           stdin=subprocess.DEVNULL, capture_output=True, check=False)
     return done.returncode, done.stdout + done.stderr
@@ -104,8 +105,9 @@ def serial(project: Path, test: str) -> tuple[int, str]:
     (project / "tests" / "wire").mkdir()
     (project / "tests" / "wire" / "test_it.py").write_text(test, "utf-8")
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "--color=no"], cwd=project,
-                          env=surroundings.inner_environment({}), text=True, timeout=SECONDS,
-                          stdin=subprocess.DEVNULL, capture_output=True, check=False)
+                          env=surroundings.inner_environment({"PYTHONPATH": str(ROOT)}),
+                          text=True, timeout=SECONDS, stdin=subprocess.DEVNULL,
+                          capture_output=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 

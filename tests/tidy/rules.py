@@ -1,6 +1,7 @@
 """The project's rules as functions: each takes the root of a tree and returns the violations."""
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -19,8 +20,8 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "core": (("errors", "config", "wire", "filters", "store"), ("numpy", "msgspec")),
     "transport": (("errors",), ("numpy", "mpi4py")),
     "files": (("errors", "wire"), ("numpy", "h5py", "numba", "msgspec", "xxhash", "pyarrow")),
-    "node": (BELOW_NODE, ("numpy", "mpi4py", "msgspec", "numba", "rich")),
-    "testing": (BELOW_NODE, ("numpy", "msgspec", "pytest", "hypothesis")),
+    "node": (BELOW_NODE, ("numpy", "mpi4py", "msgspec", "numba", "scipy", "rich")),
+    "testing": ((*BELOW_NODE, "node"), ("numpy", "msgspec", "pytest", "hypothesis")),
     "apps": ((*BELOW_NODE, "node"), ("numpy", "scipy", "numba", "msgspec")),
     "fetch": (("errors",), ()),
     "bootstrap": (("errors", "fetch", "node"), ()),
@@ -32,8 +33,9 @@ PURE = ("wire", "filters", "store", "core")
 IMPURE = {"time", "random", "os", "threading", "socket", "logging"}
 MPI_FILES = re.compile(r"mpips/(transport/mpi|node/launch|cli/bench\w*)(\.py|/)")
 
-# Who may print: the commands, the console, and what runs before there is either.
-PRINTERS = ("mpips/cli/", "mpips/node/console.py", "mpips/node/mpirun.py", "mpips/bootstrap.py")
+# Who may print: the commands, the console, and what runs before or after it.
+PRINTERS = ("mpips/cli/", "mpips/node/console.py", "mpips/node/mpirun.py", "mpips/node/run.py",
+            "mpips/node/launch.py", "mpips/bootstrap.py")
 
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
 FOLDERS = r"(?:mpips|tests|data|docs|slurm|examples|\.ci)"
@@ -43,7 +45,13 @@ def sources(root: Path, folder: str = "mpips") -> Iterator[tuple[str, ast.Module
     """Yield each Python file of a folder: its name from the root, its tree, its lines."""
     for path in sorted((root / folder).rglob("*.py")):
         text = path.read_text("utf-8")
-        yield path.relative_to(root).as_posix(), ast.parse(text), text.splitlines()
+        yield path.relative_to(root).as_posix(), parse(text), text.splitlines()
+
+
+@functools.cache
+def parse(text: str) -> ast.Module:
+    """Parse a text once for all rules."""
+    return ast.parse(text)
 
 
 def imported(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -125,7 +133,7 @@ def docstrings(root: Path) -> list[str]:
     for name, tree, _ in sources(root):
         for where, node in documented(tree):
             first = (ast.get_docstring(node) or "").partition("\n")[0]
-            if not first.endswith("."):
+            if not first.endswith((".", "?")):
                 found.append(f"{name}: {where or 'the module'} has {first!r} as its first line")
     return found
 
