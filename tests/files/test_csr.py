@@ -72,6 +72,11 @@ def test_chunks_are_packed_and_carry_checksums(sample: Sample, tmp_path: Path) -
         assert bytes(file.attrs["format"]) == b"mpips-data/1"
 
 
+def test_the_structure_carries_checksums_too(sample: Sample, tmp_path: Path) -> None:
+    # A superblock of version 3 is that of HDF5 1.10, whose headers and indices are checked.
+    assert sample.write(tmp_path / "a.h5").read_bytes()[8] == 3
+
+
 def test_wide_data_has_wide_indices(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     with CsrWriter(path, 2**40) as writer:
