@@ -4,17 +4,20 @@ Numba checks the file of a kernel's caller only, and would run stale code after 
 another file. So the cache folder is named by a hash of all files that hold kernels.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
 HOLDS_KERNELS = re.compile(rb"@(compiled|njit|numba\.njit|nb\.njit)\b|= (compiled|njit)\(")
 STAMP = "complete"
+WAIT_S_MAX = 300.0
 
 
 @functools.cache
@@ -53,6 +56,8 @@ def compile_kernels(say: Callable[[str], None]) -> None:
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
     if (folder / STAMP).exists():
         return
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
     say("compiling kernels, once (half a minute) ...")
     for path in kernel_files():
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -60,3 +65,22 @@ def compile_kernels(say: Callable[[str], None]) -> None:
     # Without a writable cache every rank compiles for itself, which is slow but right.
     if folder.is_dir() and os.access(folder, os.W_OK):
         (folder / STAMP).touch()
+
+
+def await_kernels(is_first: bool, say: Callable[[str], None]) -> None:
+    """Compile the kernels on the first rank of a host, and let its other ranks wait for that.
+
+    Args:
+        is_first: whether this is the first rank of its host.
+        say: told when it will take a while.
+    """
+    if is_first:
+        compile_kernels(say)
+        return
+    folder = Path(os.environ["NUMBA_CACHE_DIR"])
+    end = time.monotonic() + WAIT_S_MAX
+    while not (folder / STAMP).exists() and time.monotonic() < end:
+        # Where nothing can be written there is nothing to wait for.
+        if not os.access(next(p for p in (folder, *folder.parents) if p.exists()), os.W_OK):
+            return
+        time.sleep(0.1)

@@ -22,7 +22,7 @@ import numpy as np
 from mpips import __version__
 from mpips.config import Config
 from mpips.errors import LaunchError, MpipsError
-from mpips.node import surroundings
+from mpips.node import kernels, surroundings
 from mpips.node.app import App, check_model
 from mpips.node.console import Console
 from mpips.node.folder import RunFolder, choose_folder
@@ -50,6 +50,7 @@ def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
     mpi = start_mpi()
     try:
         node = _make_node(mpi, kind, config, name)
+        kernels.await_kernels(_local_rank(mpi) == 0, _say)
         code = run_loop(node, _backoff(mpi))
         error = node.machine.error if isinstance(node, SchedulerNode) else None
     except MpipsError as wrong:
@@ -137,6 +138,18 @@ def _hosts(comm: "MPI.Comm") -> list[str]:
     all_names = np.empty((comm.Get_size(), HOST_BYTES), dtype=np.uint8)
     comm.Allgather(mine, all_names)
     return [bytes(row).rstrip(b"\0").decode() for row in all_names]
+
+
+def _local_rank(mpi: ModuleType) -> int:
+    """Return this rank's number on its host, as far as the launcher tells."""
+    for name in ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return int(mpi.COMM_WORLD.Get_rank())
+
+
+def _say(text: str) -> None:
+    print(f"mpips: {text}", flush=True)
 
 
 def _backoff(mpi: ModuleType) -> Backoff:
