@@ -33,15 +33,6 @@ class Pending:
     open: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Early:
-    """A slice that came before its predecessor."""
-
-    number: int
-    contribution: Contribution
-    pending: Pending
-
-
 class Held:
     """What a server keeps for one table beside the values: numbers, clocks, and who waits.
 
@@ -58,7 +49,8 @@ class Held:
         self.applied = [[0] * streams for _ in range(segments)]
         self.clocks = [0] * segments
         self.sums = [Aggregation(streams) for _ in range(segments)] if self.table.aggregate else []
-        self.early: dict[tuple[int, int], dict[int, Early]] = {}
+        # By segment and stream: what came early, by the number before it, and who waits.
+        self.early: dict[tuple[int, int], dict[int, Contribution]] = {}
         self.unapplied: dict[tuple[int, int], list[tuple[int, Pending]]] = {}
         self.waiting: list[Pending] = []
 
@@ -130,10 +122,10 @@ class ServerMachine(Machine):
         effects: list[Effect] = []
         for segment, previous, contribution in _contributions(push):
             accepted = held.accepted[segment][push.stream]
-            if previous > accepted:
-                self._park(held, segment, previous, Early(push.number, contribution, pending))
-                continue
             held.unapplied.setdefault((segment, push.stream), []).append((push.number, pending))
+            if previous > accepted:
+                self._park(held, segment, push.stream, previous, contribution)
+                continue
             if push.number > accepted:
                 self._accept(held, segment, push.stream, contribution)
             else:
@@ -159,8 +151,9 @@ class ServerMachine(Machine):
             held.accepted[segment][push.stream] = push.number
             held.applied[segment][push.stream] = push.number
 
-    def _park(self, held: Held, segment: int, previous: int, early: Early) -> None:
-        stream = early.pending.message.stream  # type: ignore[union-attr]
+    def _park(
+        self, held: Held, segment: int, stream: int, previous: int, contribution: Contribution
+    ) -> None:
         slices = held.early.setdefault((segment, stream), {})
         self._parked += 1
         if len(slices) >= EARLY_SLICES_MAX:
@@ -169,31 +162,32 @@ class ServerMachine(Machine):
                 f" {segment} of {held.table.name} came early; the one after"
                 f" {held.accepted[segment][stream]} is missing"
             )
-        slices[previous] = early
+        slices[previous] = contribution
 
     def _accept(self, held: Held, segment: int, stream: int, contribution: Contribution) -> None:
-        """Apply a slice, or add it to the sum of its clock; then what waited for it."""
-        held.accepted[segment][stream] = contribution.number
-        if held.table.aggregate:
-            held.sums[segment].add(stream, contribution)
-            while (taken := held.sums[segment].take()) is not None:
-                where, values = sum_contributions(taken)
-                _update(held.store, where, values)
-                held.clocks[segment] = taken[0].clock
-                for other, part in enumerate(taken):
-                    held.applied[segment][other] = part.number
-        else:
+        """Take a slice that is the next of its stream, and what came early and follows it."""
+        early = held.early.get((segment, stream), {})
+        following: Contribution | None = contribution
+        while following is not None:
+            held.accepted[segment][stream] = following.number
+            self._apply(held, segment, stream, following)
+            following = early.pop(following.number, None)
+        if not early:
+            held.early.pop((segment, stream), None)
+
+    def _apply(self, held: Held, segment: int, stream: int, contribution: Contribution) -> None:
+        """Apply a slice, or add it to the sum of its clock, which is applied when complete."""
+        if not held.table.aggregate:
             _update(held.store, contribution.where, contribution.values)
             held.applied[segment][stream] = contribution.number
-        # Accept the slice that came early, if it is the next one now.
-        slices = held.early.get((segment, stream))
-        early = slices.pop(contribution.number, None) if slices else None
-        if slices is not None and not slices:
-            del held.early[segment, stream]
-        if early is not None:
-            waiting = held.unapplied.setdefault((segment, stream), [])
-            waiting.append((early.number, early.pending))
-            self._accept(held, segment, stream, early.contribution)
+            return
+        held.sums[segment].add(stream, contribution)
+        while (taken := held.sums[segment].take()) is not None:
+            where, values = sum_contributions(taken)
+            _update(held.store, where, values)
+            held.clocks[segment] = taken[0].clock
+            for other, part in enumerate(taken):
+                held.applied[segment][other] = part.number
 
     def _release(self, held: Held, segment: int, stream: int) -> list[Effect]:
         """Return the answers to pushes whose last slice has now been applied."""
