@@ -98,12 +98,12 @@ def cut_batch(part: "CsrRows", low: int, high: int) -> Batch:
     """
     indptr = part.indptr[low : high + 1]
     begin, end = indptr[0], indptr[-1]
-    keys, columns = _renumber(part.indices[begin:end])
+    keys, columns = renumber(part.indices[begin:end])
     values = part.data[begin:end].astype(np.float64, copy=False)
     return Batch(keys, indptr - begin, columns, values, part.labels[low:high])
 
 
-def _renumber(columns: npt.NDArray[Any]) -> tuple[KeyArray, npt.NDArray[np.int32]]:
+def renumber(columns: npt.NDArray[Any]) -> tuple[KeyArray, npt.NDArray[np.int32]]:
     """Return the distinct columns, sorted, and each column's place among them.
 
     Cost: a hash look-up for each nonzero; only the distinct columns are sorted.
