@@ -27,7 +27,7 @@ def find_app(config: Config) -> type[App]:
     kind = config.model.get("kind", "linear")
     if kind == "linear":
         solver = config.model.get("solver", "exact")
-        if solver not in LINEAR:
+        if not isinstance(solver, str) or solver not in LINEAR:
             remedy = f"There are {', '.join(LINEAR)}."
             raise ConfigError(f"there is no solver {solver}", "model.solver", remedy)
         return _import_app(LINEAR[solver])

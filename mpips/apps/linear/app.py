@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Final
 import msgspec
 import numpy as np
 
+from mpips.apps.linear import settings as config
 from mpips.apps.linear.finish import score_rows, summarise_scores, write_weights
-from mpips.apps.linear.settings import Settings
 from mpips.apps.linear.types import Floats, Starts
 from mpips.core.machine import Report
 from mpips.core.task import Plan, Task
@@ -28,20 +28,16 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         objective: of the present w.
-        bound: a lower bound of the optimum.
+        gap: the relative duality gap, which bounds how much the objective can fall; where there is
+            no penalty, the largest gradient relative to that of the first check.
         violation: how far the worst key is from its optimality condition.
         active: int64, rising: the keys that are not 0 or should not be.
     """
 
     objective: float
-    bound: float
+    gap: float
     violation: float
     active: Starts
-
-    @property
-    def gap(self) -> float:
-        """Return the relative duality gap, which bounds how much the objective can fall."""
-        return max(0.0, (self.objective - self.bound) / self.objective) if self.objective else 0.0
 
 
 class BlockApp(App):
@@ -57,14 +53,17 @@ class BlockApp(App):
         w: float64 `(features,)`, of a logical worker: the weights, by key.
     """
 
-    Settings: ClassVar[type[msgspec.Struct]] = Settings
+    Settings: ClassVar[type[msgspec.Struct]] = config.Settings
     mode: ClassVar[str] = "sequential"
-    settings: Settings
+    settings: config.Settings
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.features: int = job.facts["features"]
         self.w: Floats = np.zeros(0)
+        # The scheduler's: the best lower bound of the optimum, and the first check's violation.
+        self._bound = -np.inf
+        self._first = 0.0
 
     # -- What a solver adds ----------------------------------------------------------------------
 
@@ -95,7 +94,7 @@ class BlockApp(App):
 
     def plan(self) -> Plan:
         """Alternate checks of all keys and passes over blocks; then measure and save."""
-        summary = yield from self.solve()
+        summary: dict[str, Any] = yield from self.solve()
         if self.job.config.data.test:
             parts = yield Task(group="workers", function="score")
             summary |= summarise_scores(parts)
@@ -108,11 +107,9 @@ class BlockApp(App):
         random = np.random.default_rng(np.random.SeedSequence([self.job.config.run.seed]))
         cap = self.settings.passes or PASSES
         steps = passes = checks = 0
-        best = -np.inf
         yield from self.prepare()
         while True:
-            check = yield from self.check_all(best)
-            best = check.bound
+            check = yield from self.check_all()
             checks += 1
             facts = {
                 "step": steps,
@@ -146,20 +143,30 @@ class BlockApp(App):
             "auc": None,
         }
 
-    def check_all(self, best: float) -> Step:
-        """Return a `Check` of all keys; its bound is at least `best`."""
+    def check_all(self) -> Step:
+        """Return a `Check` of all keys."""
         found = yield Task(group="workers", function="check")
         largest = max(part["largest"] for part in found)
-        # Scaled like this, the point p of the dual is feasible.
+        violation = max(part["violation"] for part in found)
+        self._first = self._first or violation
+        # Scaled like this, the dual point is feasible.
         scale = min(1.0, self.settings.l1 / largest) if largest else 1.0
         parts = yield Task(group="workers", function="dual", arguments={"scale": scale})
+        self._bound = max(self._bound, sum(parts))
         norm = sum(part["norm"] for part in found)
+        objective = sum(part["loss"] for part in found) + self.settings.l1 * norm
         return Check(
-            objective=sum(part["loss"] for part in found) + self.settings.l1 * norm,
-            bound=max(best, sum(parts)),
-            violation=max(part["violation"] for part in found),
+            objective=objective,
+            gap=self._gap(objective, violation),
+            violation=violation,
             active=np.concatenate([part["active"] for part in found]),
         )
+
+    def _gap(self, objective: float, violation: float) -> float:
+        """Return the gap, as `Check` defines it."""
+        if not self.settings.l1:
+            return violation / self._first if self._first else 0.0
+        return max(0.0, (objective - self._bound) / objective) if objective else 0.0
 
     def count(self) -> Step:
         """Return the number of weights that are not 0."""

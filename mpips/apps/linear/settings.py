@@ -21,8 +21,9 @@ class Settings(Section, frozen=True, kw_only=True):
             "diagonal": the block proximal gradient method of Li et al. (NIPS 2014), many cheap
             steps; "ftrl": streams over the rows once or a few times, approximate.
         l1: the weight of |w|_1. Larger: fewer nonzero weights.
-        tolerance: exact, diagonal: stop when the relative duality gap is as small. The objective
-            itself is then nearer to the optimum by orders of magnitude.
+        tolerance: exact, diagonal: stop when the relative duality gap is as small (where l1 is 0:
+            the largest gradient, relative to the first). The objective itself is then nearer to
+            the optimum by orders of magnitude.
         passes: exact, diagonal: stop after as many passes over the blocks; 0: 1000. ftrl: passes
             over the rows; 0: 1.
         block: exact, diagonal: most features of a block. Too small: more steps; too large: the

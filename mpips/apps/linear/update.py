@@ -61,11 +61,11 @@ class BlockNewton(Update):
         n = len(values)
         assert n <= self.settings.block, f"{n} keys came as one block"
         part = slots if len(slots) else np.arange(first, first + n)
-        w = rows[part, 0]
-        trust, g = values[:, 0].copy(), values[:, 1].copy()
+        block = np.asarray(values, np.float64)
+        w, trust, g = rows[part, 0], block[:, 0].copy(), block[:, 1].copy()
         h = np.empty((n, n))
-        self._kernels.unfold(values, h)
-        d = self._kernels.minimise(w, g, h, self.settings.l1, trust)
+        self._kernels.unfold(block, h)
+        d = self._kernels.minimise(np.asarray(w, np.float64), g, h, self.settings.l1, trust)
         rows[part, 0] = w + d
         rows[part, 1] = np.maximum(TRUST_GROW * np.abs(d), TRUST_SHRINK * trust)
         rows[part, 2] = g

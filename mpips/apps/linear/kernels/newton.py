@@ -25,6 +25,7 @@ ROUNDS_MAX = 50
 SWEEPS = 8
 REST = 0.01
 RIDGE = 1e-10
+CURVATURE_MIN = 1e-100
 
 
 @compiled((MATRIX, MATRIX_OUT))
@@ -64,9 +65,8 @@ def sweep(w: Floats, d: Floats, q: Floats, h: Floats, l1: float, trust: Floats) 
     n = len(w)
     worst = 0.0
     for j in range(n):
-        u = h[j, j] * (1.0 + 1e-12)
-        if not u > 0.0:
-            continue
+        # Without curvature it goes to 0 or to a face of the box.
+        u = h[j, j] * (1.0 + 1e-12) + CURVATURE_MIN
         x = w[j] + d[j] - q[j] / u
         x = max(x - l1 / u, 0.0) if x > 0.0 else min(x + l1 / u, 0.0)
         new = min(max(x - w[j], -trust[j]), trust[j])
@@ -89,28 +89,32 @@ def solve(free: Starts, right: Floats, h: Floats) -> Floats:
         h: float64 `(n, n)`.
     """
     m = len(free)
-    c = np.empty((m, m))
-    z = np.empty(m)
+    u = np.empty((m, m))
+    z = right.copy()
     for a in range(m):
-        # Make the next row of the factor, and of the forward substitution.
-        for b in range(a + 1):
-            v = h[free[a], free[b]]
-            if a == b:
-                v *= 1.0 + RIDGE
-            for k in range(b):
-                v -= c[a, k] * c[b, k]
-            if a == b:
-                c[a, a] = math.sqrt(max(v, RIDGE * h[free[a], free[a]]))
-            else:
-                c[a, b] = v / c[b, b]
-        z[a] = right[a]
-        for k in range(a):
-            z[a] -= c[a, k] * z[k]
-        z[a] /= c[a, a]
+        for b in range(a, m):
+            u[a, b] = h[free[a], free[b]]
+        u[a, a] *= 1.0 + RIDGE
+    # Factorise H = U'U, row by row: the innermost loops run along rows, without sums.
+    for a in range(m):
+        top = math.sqrt(max(u[a, a], RIDGE * h[free[a], free[a]]))
+        u[a, a] = top
+        for b in range(a + 1, m):
+            u[a, b] /= top
+        for b in range(a + 1, m):
+            x = u[a, b]
+            if x != 0.0:
+                for k in range(b, m):
+                    u[b, k] -= x * u[a, k]
+    # Solve U'y = right, then U z = y.
+    for a in range(m):
+        z[a] /= u[a, a]
+        for k in range(a + 1, m):
+            z[k] -= u[a, k] * z[a]
     for a in range(m - 1, -1, -1):
-        z[a] /= c[a, a]
-        for k in range(a):
-            z[k] -= c[a, k] * z[a]
+        for k in range(a + 1, m):
+            z[a] -= u[a, k] * z[k]
+        z[a] /= u[a, a]
     return z
 
 
