@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         set=[*SETTINGS, *arguments.set],
         dry_run=False,
     )
-    folder = train.train(asked)
+    folder = train.start(asked)
     if folder is not None:
         say_what_next(folder)
     return 0

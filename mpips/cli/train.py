@@ -5,21 +5,23 @@ train config.toml) the ranks take part in the job; otherwise the job gets an mpi
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 import msgspec
 
-from mpips.config import Config, load
+from mpips.config import Config, assign, load
 from mpips.errors import MissingInputError, UsageError
 from mpips.node import surroundings
 from mpips.node.app import App, check_model
+from mpips.node.folder import choose_folder, settle_paths
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("input", metavar="CONFIG.toml|DATA.h5", type=Path, help="what to train on, and how")
+    add("input", metavar="CONFIG.toml|DATA.h5", type=Path, help="a config, or data")
     add("--test", metavar="DATA.h5", type=Path, help="measure the model on this file at the end")
     add("--model", metavar="KIND", help="linear, or module:Class of your own (model.kind)")
     add("--servers", metavar="S", type=int, help="ranks that hold the model (run.servers)")
@@ -31,21 +33,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Be a rank, or start the ranks and wait for their result."""
-    train(arguments)
-    return 0
-
-
-def train(arguments: argparse.Namespace) -> Path | None:
-    """Do what a command line asks for, and return the run folder; None after a dry run."""
-    config = make_config(arguments)
-    kind = find_kind(arguments, config)
     if surroundings.under_mpi():
         from mpips.node.launch import run_rank
 
-        run_rank(kind, config, arguments.input.name)
-    check_data(config)
-    from mpips.node.folder import choose_folder
+        config = make_config(arguments)
+        run_rank(find_kind(arguments, config), config, arguments.input.name)
+    start(arguments)
+    return 0
 
+
+def start(arguments: argparse.Namespace) -> Path | None:
+    """Start ranks under an mpirun of their own, and return the run folder.
+
+    Returns:
+        None after a dry run.
+    """
+    config = make_config(arguments)
+    find_kind(arguments, config)
+    check_data(config)
     folder = choose_folder(config)
     own = msgspec.structs.replace(config.run, out=str(folder))
     config = msgspec.structs.replace(config, run=own).sized(max(1, config.run.workers))
@@ -66,9 +71,11 @@ def make_config(arguments: argparse.Namespace) -> Config:
         MissingInputError: the input is not there.
     """
     path: Path = arguments.input
+    is_config = path.suffix == ".toml"
     settings = []
-    if path.suffix in (".h5", ".h5ad", ".hdf5"):
-        settings += [f"data.train={path}", f"run.name={path.stem}"]
+    if not is_config:
+        name = re.sub(r"[^\w.+-]+", "-", path.absolute().stem)
+        settings += [assign("data.train", str(path)), assign("run.name", name or "run")]
     for key, value in (
         ("data.test", arguments.test),
         ("model.kind", arguments.model),
@@ -77,10 +84,10 @@ def make_config(arguments: argparse.Namespace) -> Config:
         ("run.out", arguments.out),
     ):
         if value is not None:
-            settings.append(f"{key}={value}")
+            settings.append(assign(key, str(value) if isinstance(value, Path) else value))
     if not path.exists():
         raise MissingInputError(f"{path} does not exist", f"looked in {Path.cwd()}", nearest(path))
-    return load(None if settings[:1] == [f"data.train={path}"] else path, settings + arguments.set)
+    return settle_paths(load(path if is_config else None, settings + arguments.set))
 
 
 def nearest(path: Path) -> str:
