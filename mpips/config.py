@@ -193,6 +193,15 @@ def _resolve_paths(tree: dict[str, Any], folder: Path) -> None:
             tree[section][key] = str(folder / path)
 
 
+def assign(key: str, value: Any) -> str:
+    """Return the setting that gives a key exactly this value, a text that looks like a number too.
+
+    >>> assign("run.out", "2024"), assign("run.servers", 2)
+    ('run.out="2024"', 'run.servers=2')
+    """
+    return f"{key}={_toml_value(value)}"
+
+
 def _set(tree: dict[str, Any], setting: str) -> None:
     """Put `a.b=value` into the tree; the value is TOML, or else a string."""
     key, equals, value = setting.partition("=")

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mpips.config import Config, to_toml
 from mpips.errors import FileError, OutputError
 
@@ -25,6 +27,40 @@ def choose_folder(config: Config) -> Path:
     return folder
 
 
+def make_folder(path: Path) -> None:
+    """Make a run folder, or take one that an unfinished run has left.
+
+    Raises:
+        OutputError: the folder cannot be made, or holds another run's result.
+    """
+    try:
+        if (path / RESULT).exists():
+            remedy = "Give another folder with --out, or remove that one."
+            raise OutputError(f"{path} holds the result of another run", "", remedy)
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (path / "log").mkdir(exist_ok=True)
+    except OSError as error:
+        raise _cannot_make(path, error) from None
+
+
+def _cannot_make(path: Path, error: OSError) -> OutputError:
+    remedy = "Give another folder with --out."
+    return OutputError(f"{path} cannot be made: {error.strerror}", "", remedy)
+
+
+def settle_paths(config: Config) -> Config:
+    """Return the config with absolute paths: it is also read from the run folder."""
+    data = msgspec.structs.replace(
+        config.data,
+        **{
+            name: str(Path(path).absolute())
+            for name, path in msgspec.structs.asdict(config.data).items()
+            if path
+        },
+    )
+    return msgspec.structs.replace(config, data=data)
+
+
 class RunFolder:
     """What one run leaves on disk; the scheduler writes it.
 
@@ -34,17 +70,12 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
-        if (path / RESULT).exists():
-            remedy = "Give another folder with --out, or remove that one."
-            raise OutputError(f"{path} holds the result of another run", "", remedy)
+        make_folder(path)
         try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (path / "log").mkdir(exist_ok=True)
             (path / "config.toml").write_text(to_toml(config), encoding="utf-8")
             self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
-            remedy = "Give another folder with --out."
-            raise OutputError(f"{path} cannot be made: {error.strerror}", "", remedy) from None
+            raise _cannot_make(path, error) from None
 
     def note(self, seconds: float, kind: str, facts: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mpips.config import Config, parse
+import msgspec
+
+from mpips.config import Config, assign, parse
 from mpips.errors import LaunchError, MpipsError
 from mpips.node import kernels, mpirun, surroundings
 from mpips.node.app import App, check_model
-from mpips.node.folder import choose_folder, read_result
+from mpips.node.folder import choose_folder, make_folder, read_result, settle_paths
 from mpips.node.roles import rank_count
 
 
@@ -41,11 +43,10 @@ def run(
     kernels.use_cache()
     options = _parser(kind).parse_args(arguments)
     given = {"data.train": str(data), "data.test": str(test), **(settings or {})}
-    texts = [f"{key}={value}" for key, value in given.items() if value != ""]
-    sizes = {key: getattr(options, key) for key in ("servers", "workers", "out")}
-    texts += [f"run.{key}={value}" for key, value in sizes.items() if value is not None]
+    given |= {f"run.{key}": getattr(options, key) for key in ("servers", "workers", "out")}
+    texts = [assign(key, value) for key, value in given.items() if value not in (None, "")]
     try:
-        config = parse("", "", [*texts, *options.set])
+        config = settle_paths(parse("", "", [*texts, *options.set]))
         check_model(kind, config)
         if surroundings.under_mpi():
             from mpips.node.launch import run_rank
@@ -53,7 +54,7 @@ def run(
             run_rank(kind, config, kind.__name__)
         if options.workers is None:
             return _run_here(kind, config)
-        return _run_under_mpirun(config, sys.argv if arguments is None else arguments)
+        return _run_under_mpirun(config, sys.argv[1:] if arguments is None else arguments)
     except MpipsError as error:
         print(error.explain(), file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
@@ -73,6 +74,8 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
         LaunchError: there is no mpirun, or the job ended without a result.
         SystemExit: the job failed and has said why.
     """
+    folder = Path(config.run.out)
+    make_folder(folder)
     kernels.compile_kernels(lambda text: print(f"mpips: {text}", flush=True))
     ranks = rank_count(config)
     if program is None:
@@ -80,7 +83,6 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
     else:
         marked = {surroundings.MARKER: "1"}
         code = mpirun.run(mpirun.prepare(ranks, [*program, *arguments], changes=marked))
-    folder = Path(config.run.out)
     result = read_result(folder)
     if result is None and code == 0:
         what = "the job ended without a result: all ranks were killed"
@@ -103,16 +105,10 @@ def _run_here(kind: type[App], config: Config) -> dict[str, Any]:
 
 def _run_under_mpirun(config: Config, arguments: Sequence[str]) -> dict[str, Any]:
     folder = choose_folder(config)
-    config = parse(
-        "",
-        "",
-        [
-            f"run.out={folder}",
-            f"run.servers={config.run.servers}",
-            f"run.workers={config.run.workers}",
-        ],
+    config = msgspec.structs.replace(
+        config, run=msgspec.structs.replace(config.run, out=str(folder))
     )
-    launch(config, [sys.executable], [*arguments, "--out", str(folder)])
+    launch(config, [sys.executable, sys.argv[0]], [*arguments, "--out", str(folder)])
     result = read_result(folder)
     assert result is not None
     return result
