@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from typing import cast
 
 from mpips.core.slicing import Range
 from mpips.errors import ProtocolError
@@ -61,6 +62,8 @@ def sum_contributions(
         ProtocolError: some are ranges that differ, or ranges and key lists are mixed.
     """
     first = contributions[0]
+    if len({type(contribution.where) for contribution in contributions}) > 1:
+        raise ProtocolError("logical workers push ranges and key lists in one clock")
     if isinstance(first.where, tuple):
         if any(c.where != first.where for c in contributions):
             raise ProtocolError("logical workers push different ranges in one clock")
@@ -68,9 +71,4 @@ def sum_contributions(
         for contribution in contributions[1:]:
             total += contribution.values
         return first.where, total
-    parts = []
-    for contribution in contributions:
-        if isinstance(contribution.where, tuple):
-            raise ProtocolError("logical workers push ranges and key lists in one clock")
-        parts.append((contribution.where, contribution.values))
-    return sum_in_order(parts)
+    return sum_in_order([(cast(KeyArray, c.where), c.values) for c in contributions])

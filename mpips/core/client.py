@@ -5,6 +5,7 @@ segment, when the task starts; both stay the same however the slices travel. A s
 worker; the streams of a node share its client.
 """
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -58,6 +59,8 @@ class ClientMachine(Machine):
         self._view: View | None = None
         self._tasks: dict[int, Task] = {}
         self._requests: dict[int, Task] = {}
+        # By timestamp: the tasks that wait for this one.
+        self._followers: dict[int, list[Task]] = {}
         self._streams: dict[tuple[int, int], Stream] = {}
         self._timestamp = 0
         self._request = 0
@@ -90,13 +93,17 @@ class ClientMachine(Machine):
             values: `(n, push width)` of the table's dtype, or None; not copied: it must not
                 change before the task is finished.
             pull: whether values shall come back.
-            clock: the logical worker's clock; 0: the number of its push on this table.
+            clock: the logical worker's clock, higher than that of its push before on any of these
+                segments; 0: the number of its push on this table.
             within: the range that a push of a key list to an aggregating table declares: all
                 logical workers push something, or nothing, to all of its segments; None: the
                 whole table.
             after: timestamps of tasks that must be finished before this one starts (OSDI 2014,
                 execute-after-finished).
             out: `(n, pull width)`, where the pulled values shall be written; None: a new array.
+
+        Raises:
+            ValueError: the clock of a push to an aggregating table does not rise.
         """
         assert pull or values is not None
         self._timestamp += 1
@@ -105,7 +112,11 @@ class ClientMachine(Machine):
             self._timestamp, table, stream, where, values, pull, clock, within, waiting, out
         )
         self._tasks[task.timestamp] = task
-        return task.timestamp, [] if waiting else self._send(task)
+        for other in waiting:
+            self._followers.setdefault(other, []).append(task)
+        if waiting:
+            return task.timestamp, []
+        return task.timestamp, self._send(task) or self._finish(task)
 
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take an answer; an answer that nobody waits for is a duplicate, and ignored."""
@@ -144,6 +155,7 @@ class ClientMachine(Machine):
     # -- Sending ---------------------------------------------------------------------------------
 
     def _send(self, task: Task) -> list[Effect]:
+        """Return the requests of a task; none if it touches no segment."""
         assert self._view is not None, "no view yet"
         table = self.tables[task.table]
         push_width, pull_width = self.widths[task.table]
@@ -163,15 +175,21 @@ class ClientMachine(Machine):
         requests = group(pieces, self._view.owners[task.table], key_bytes)
         self._pushes += pushes
         self._pulls += task.pull
-        if not requests:
-            return self._finish(task)
         return [self._message(task, request, marks) for request in requests]
 
     def _mark(self, task: Task, pieces: list[Piece]) -> dict[int, int]:
         """Number a push, and return the numbers of the pushes before, by segment."""
         stream = self._stream(task)
+        task.clock = task.clock or stream.number + 1
+        # A clock that stands still or goes back would let pulls see what is too old.
+        latest = max((stream.clocks[piece.segment] for piece in pieces), default=0)
+        if self.tables[task.table].aggregate and task.clock <= latest:
+            del self._tasks[task.timestamp]
+            raise ValueError(
+                f"logical worker {task.stream} pushes clock {task.clock} to table"
+                f" {self.tables[task.table].name} after clock {latest}"
+            )
         stream.number += 1
-        task.clock = task.clock or stream.number
         marks = {}
         for piece in pieces:
             marks[piece.segment] = stream.numbers[piece.segment]
@@ -248,14 +266,20 @@ class ClientMachine(Machine):
             at += end - begin
 
     def _finish(self, task: Task) -> list[Effect]:
-        del self._tasks[task.timestamp]
-        effects: list[Effect] = [Finished(task.timestamp, self._result(task))]
-        # Start what waited for it.
-        for other in list(self._tasks.values()):
-            if task.timestamp in other.after:
+        """Finish a task, and start what waited for it, which may be finished at once."""
+        effects: list[Effect] = []
+        finished = deque([task])
+        while finished:
+            task = finished.popleft()
+            del self._tasks[task.timestamp]
+            effects.append(Finished(task.timestamp, self._result(task)))
+            for other in self._followers.pop(task.timestamp, ()):
                 other.after.discard(task.timestamp)
                 if not other.after:
-                    effects += self._send(other)
+                    sends = self._send(other)
+                    effects += sends
+                    if not sends:
+                        finished.append(other)
         return effects
 
     def _result(self, task: Task) -> np.ndarray | tuple[KeyArray, np.ndarray] | None:
