@@ -5,7 +5,7 @@ from typing import Final
 
 from mpips.store import compile as store_compile
 
-KERNELS: Final = ("shard", "block", "newton")
+KERNELS: Final = ("shard", "block", "newton", "colour")
 
 
 def warm() -> None:

@@ -47,7 +47,9 @@ class BlockApp(App):
     changes. The result depends on the data, the settings and the number of logical workers, not on
     how many workers and servers there are.
 
-    A solver gives `weight_table`, `prepare`, `choose` and the workers' method `sweep`.
+    A solver gives `weight_table`, `prepare`, `choose` and the workers' method `sweep`, in which
+    the first logical worker may return the keys that are `active` now, and the largest `violation`
+    that it met: a pass that met small ones alone is followed by a check.
 
     Attributes:
         w: float64 `(features,)`, of a logical worker: the weights, by key.
@@ -129,7 +131,7 @@ class BlockApp(App):
                 found = yield Task(group="workers", function="sweep", arguments={"order": order})
                 steps, passes = steps + len(order), passes + 1
                 active = found[0].get("active", active)
-                if found[0]["violation"] <= CHECK_RATIO * check.violation:
+                if found[0].get("violation", np.inf) <= CHECK_RATIO * check.violation:
                     break
         return {
             "converged": is_converged,
@@ -174,9 +176,14 @@ class BlockApp(App):
 
     # -- Workers ---------------------------------------------------------------------------------
 
-    async def load(self, worker: Worker) -> None:
+    async def load(self, worker: Worker) -> Any:
         """Read the rows."""
-        self._load(worker, None)
+        # A scheduler has no Numba.
+        from mpips.apps.linear.shard import Shard
+
+        assert worker.shard is not None
+        self.shard = Shard(worker.shard.read(), self.features)
+        self.w = np.zeros(self.features)
 
     async def check(self, worker: Worker) -> dict[str, Any]:
         """Sum up the gradient of all keys, and look at this worker's share of them."""
@@ -220,14 +227,6 @@ class BlockApp(App):
         out = np.empty_like(w)
         out[permutation] = w
         return out
-
-    def _load(self, worker: Worker, position: Starts | None) -> None:
-        # A scheduler has no Numba.
-        from mpips.apps.linear.shard import Shard
-
-        assert worker.shard is not None
-        self.shard = Shard(worker.shard.read(), self.features, position)
-        self.w = np.zeros(self.features)
 
 
 def range_share(size: int, part: int, parts: int) -> tuple[int, int]:

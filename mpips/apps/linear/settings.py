@@ -26,8 +26,8 @@ class Settings(Section, frozen=True, kw_only=True):
             the optimum by orders of magnitude.
         passes: exact, diagonal: stop after as many passes over the blocks; 0: 1000. ftrl: passes
             over the rows; 0: 1.
-        block: exact, diagonal: most features of a block. Too small: more steps; too large: the
-            Hessian of a block (block^2 / 2 numbers from each worker in each step) takes longer.
+        block: exact: most features of a block. Too small: more steps; too large: the Hessian of a
+            block (block^2 / 2 numbers from each worker in each step) takes longer.
         alpha: ftrl: length of a step.
         beta: ftrl: keeps the first steps short.
         l2: ftrl: the weight of |w|^2 / 2.

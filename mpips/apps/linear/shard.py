@@ -31,6 +31,16 @@ class Block:
         block_kernels.model(*self._packed, margins, trust, g, h)
         return g, h
 
+    def diagonal(self, margins: Floats, trust: Floats) -> Floats:
+        """Return each key's gradient and second derivative of a model, float64 `(n, 2)`.
+
+        The quadratic model without mixed terms lies above the loss where |d_j| <= trust_j.
+        """
+        n = len(self.keys)
+        g, u = np.zeros(n), np.zeros(n)
+        block_kernels.diagonal(*self._packed, margins, trust, g, u)
+        return np.column_stack([g, u])
+
     def advance(self, step: Floats, margins: Floats) -> None:
         """Add the product with a step `(n,)` to the margins."""
         block_kernels.advance(*self._packed, step, margins)

@@ -150,3 +150,33 @@ def advance(
         for k in range(starts[r], starts[r + 1]):
             total += values[k] * step[columns[k]]
         margins[ids[r]] += total
+
+
+@compiled((INDICES, STARTS, INDICES, VECTOR, VECTOR, VECTOR, VECTOR_OUT, VECTOR_OUT))
+def diagonal(
+    ids: Indices,
+    starts: Starts,
+    columns: Indices,
+    values: Floats,
+    margins: Floats,
+    trust: Floats,
+    g: Floats,
+    u: Floats,
+) -> None:
+    """Add the block's gradient to `g`, and the diagonal of a model to `u`; arguments as `model`.
+
+    A row with n nonzeros in the block counts n times in `u`: since (x d)^2 <= n sum x_j^2 d_j^2,
+    the model without the other elements of the Hessian lies above the loss as well.
+    """
+    for r in range(len(ids)):
+        begin, end = starts[r], starts[r + 1]
+        m = margins[ids[r]]
+        small = math.exp(-abs(m))
+        doubt = small / (1.0 + small) if m > 0.0 else 1.0 / (1.0 + small)
+        radius = 0.0
+        for k in range(begin, end):
+            radius += abs(values[k]) * trust[columns[k]]
+        curvature = _curvature(small, radius) * (end - begin)
+        for k in range(begin, end):
+            g[columns[k]] -= values[k] * doubt
+            u[columns[k]] += curvature * values[k] * values[k]
