@@ -85,10 +85,6 @@ class Shard:
             for low in range(0, len(part.labels), rows):
                 yield cut_batch(part, low, low + rows)
 
-    def feature_names(self) -> list[str] | None:
-        """Return the names of all features, or None if they have none."""
-        return self._data.feature_names()
-
 
 def cut_batch(part: "CsrRows", low: int, high: int) -> Batch:
     """Return the rows [low, high) of some rows, or as many as there are, columns renumbered.
@@ -138,7 +134,8 @@ def data_facts(config: Config) -> dict[str, Any]:
     """Return what all nodes have to know of the training data.
 
     Raises:
-        MissingInputError, DataError: it is not there, or it is no training data of two classes.
+        MissingInputError, DataError: it is not there, or it is no training data of two classes;
+            or the test data is not there, or is of another key space.
     """
     if not config.data.train:
         return {}
@@ -146,7 +143,7 @@ def data_facts(config: Config) -> dict[str, Any]:
 
     with open_data(config.data.train) as data:
         negative, positive = data.two_classes()
-        return {
+        facts = {
             "rows": data.n_rows,
             "features": data.n_features,
             "nonzeros": data.nnz,
@@ -156,3 +153,20 @@ def data_facts(config: Config) -> dict[str, Any]:
             "negative_label": negative,
             "positive_label": positive,
         }
+    if config.data.test:
+        _check_test(config, facts)
+    return facts
+
+
+def _check_test(config: Config, facts: dict[str, Any]) -> None:
+    """Refuse test data that the model will not fit, hours before there is a model."""
+    from mpips.files.many import open_data
+    from mpips.files.model import Model, check_key_space
+
+    shape = {
+        "n_features": facts["features"],
+        "path": config.data.train,
+        **{name: facts[name] for name in ("row_scaling", "hash", "hash_bits")},
+    }
+    with open_data(config.data.test) as data:
+        check_key_space(Model(**shape), data)

@@ -9,7 +9,7 @@ import pytest
 
 from mpips.apps.linear import scoring
 from mpips.apps.linear.ftrl import FtrlLinear
-from mpips.apps.linear.ftrl_kernels import add_gradient
+from mpips.apps.linear.kernels.ftrl import add_gradient
 from mpips.config import parse
 from mpips.errors import ConfigError, DataError, MpipsError
 from mpips.files.csr import CsrFile, CsrWriter
@@ -116,9 +116,7 @@ def test_huge_margins_give_finite_losses_and_gradients(
     assert (found, gradient[0]) == (pytest.approx(loss), slope)
 
 
-def test_a_pass_learns_and_more_passes_learn_more(
-    rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_a_pass_learns_and_more_passes_learn_more(rng: np.random.Generator, tmp_path: Path) -> None:
     data, test = write(tmp_path / "a.h5", rng, 3000), write(tmp_path / "t.h5", rng, 1000)
     once = train(data, f"data.test={test}")
     often = train(data, f"data.test={test}", "model.passes=4")
@@ -215,9 +213,7 @@ def test_minibatches_are_the_rows_with_columns_renumbered(
         np.testing.assert_array_equal(found, expected)
 
 
-def test_the_model_has_the_names_of_the_features(
-    rng: np.random.Generator, tmp_path: Path
-) -> None:
+def test_the_model_has_the_names_of_the_features(rng: np.random.Generator, tmp_path: Path) -> None:
     with CsrWriter(tmp_path / "a.h5", n_features=2, names=["age", "income"]) as writer:
         writer.append(np.array([1, 1]), np.array([0, 1]), np.ones(2), np.array([0, 1]))
     train(tmp_path / "a.h5", folder=tmp_path / "run")

@@ -16,8 +16,12 @@ def write(path: Path, rng: np.random.Generator, rows: int, columns: int, labels:
     """Write random sparse rows with these labels, and return them as read."""
     dense = rng.normal(size=(rows, columns)) * (rng.random((rows, columns)) < 0.4)
     with CsrWriter(path, n_features=columns) as writer:
-        writer.append((dense != 0).sum(axis=1), np.nonzero(dense)[1], dense[dense != 0],
-                      np.broadcast_to(np.asarray(labels, float), rows))
+        writer.append(
+            (dense != 0).sum(axis=1),
+            np.nonzero(dense)[1],
+            dense[dense != 0],
+            np.broadcast_to(np.asarray(labels, float), rows),
+        )
     with CsrFile(path) as data:
         return data.read(0, rows)
 
@@ -27,8 +31,10 @@ def test_margins_are_the_products_with_the_weights(
 ) -> None:
     rows = write(tmp_path / "a.h5", rng, 50, 9, rng.integers(0, 2, 50))
     w = rng.normal(size=12)
-    expected = [sum(rows.data[k] * w[rows.indices[k]] for k in range(*rows.indptr[i : i + 2]))
-                for i in range(50)]
+    expected = [
+        sum(rows.data[k] * w[rows.indices[k]] for k in range(*rows.indptr[i : i + 2]))
+        for i in range(50)
+    ]
     np.testing.assert_array_equal(scoring.margins(rows, w), expected)
 
 

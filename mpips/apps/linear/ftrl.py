@@ -4,16 +4,15 @@ Source: McMahan et al., Ad Click Prediction, KDD 2013; with minibatches as in Li
 section 5.1 and its released code.
 """
 
-import json
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mpips.apps.linear.finish import score_rows, summarise_scores, write_weights
 from mpips.apps.linear.settings import Settings
 from mpips.core.machine import Report
 from mpips.core.task import Plan, Task
@@ -80,7 +79,8 @@ class FtrlLinear(App):
             yield Report("pass", {"number": number, "rows": rows, "loss": loss})
         summary |= {"logloss": None, "auc": None}
         if test:
-            summary |= measure((yield Task(group="workers", function="score")))
+            parts = yield Task(group="workers", function="score")
+            summary |= summarise_scores(parts)
         [saved] = yield Task(
             group="workers", function="save", only=0, arguments={"summary": summary}
         )
@@ -92,16 +92,18 @@ class FtrlLinear(App):
         Raises:
             DataError: it has others; predictions would be noise.
         """
-        from mpips.apps.linear.scoring import linear_model
         from mpips.files.many import open_data
-        from mpips.files.model import check_key_space
+        from mpips.files.model import Model, check_key_space
 
+        facts, names = self.job.facts, ("row_scaling", "hash", "hash_bits")
+        same = {name: facts[name] for name in names}
+        to_come = Model(n_features=facts["features"], path=self.job.config.data.train, **same)
         with open_data(self.job.config.data.test) as data:
-            check_key_space(linear_model(self.job, np.zeros(self.job.facts["features"])), data)
+            check_key_space(to_come, data)
 
     async def stream(self, worker: Worker) -> dict[str, float]:
         """Learn from each row once, and return rows, minibatches and the sum of their losses."""
-        from mpips.apps.linear.ftrl_kernels import add_gradient
+        from mpips.apps.linear.kernels.ftrl import add_gradient
 
         assert worker.shard is not None, "linear models need training data"
         self._weights = None
@@ -132,25 +134,14 @@ class FtrlLinear(App):
 
     async def score(self, worker: Worker) -> dict[str, npt.NDArray[np.float64]]:
         """Return margins and labels of this worker's part of the test data."""
-        from mpips.apps.linear.scoring import linear_model, score_part
+        return score_rows(self.job, await self._pull_weights(worker), worker.id)
 
-        model = linear_model(self.job, await self._pull_weights(worker))
-        path, parts = self.job.config.data.test, self.job.logical_workers
-        margins, labels = score_part(path, model, worker.id, parts)
-        return {"margins": margins, "labels": labels}
-
-    async def save(self, worker: Worker, summary: dict[str, Any]) -> dict[str, Any]:
+    async def save(self, worker: Worker, summary: dict[str, Any]) -> dict[str, int]:
         """Write the model if there is a run folder, and return facts about it."""
-        from mpips.apps.linear.scoring import linear_model
-        from mpips.files.model import write_model
-
         w = await self._pull_weights(worker)
         saved = {"nonzeros": int(np.count_nonzero(w))}
         if "folder" in self.job.facts:
-            assert worker.shard is not None
-            names, stats = worker.shard.feature_names(), json.dumps({**summary, **saved})
-            model = linear_model(self.job, w, names=names, stats=stats)
-            write_model(Path(self.job.facts["folder"], "model.h5"), model)
+            write_weights(self.job, w, {**summary, **saved})
         return saved
 
     async def _pull_weights(self, worker: Worker) -> npt.NDArray[np.float64]:
@@ -192,12 +183,3 @@ def push_pull(
     values = np.zeros(len(keys), np.float32)
     values[places[: len(batch.keys)]] = gradient
     return Step(later, worker.push_pull("w", keys, values), places[len(batch.keys) :])
-
-
-def measure(parts: list[dict[str, npt.NDArray[np.float64]]]) -> dict[str, float | None]:
-    """Return log loss and AUC of the test data from the workers' margins and labels, in order."""
-    from mpips.apps.linear.scoring import auc, logloss
-
-    margins = np.concatenate([part["margins"] for part in parts])
-    labels = np.concatenate([part["labels"] for part in parts])
-    return {"logloss": logloss(margins, labels), "auc": auc(margins, labels)}

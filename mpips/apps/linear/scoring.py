@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mpips.config import to_toml
 from mpips.errors import DataError
 from mpips.files.csr import CsrFile, CsrRows
 from mpips.files.many import CsrFiles, open_data
 from mpips.files.model import Model, check_key_space
-from mpips.node.app import Job
 
 Floats = npt.NDArray[np.float64]
 Classes = tuple[float, float]
@@ -175,40 +173,6 @@ def score_file(
     return (
         np.concatenate([empty, *(products for products, _ in blocks)]),
         np.concatenate([empty, *(labels for _, labels in blocks)]),
-    )
-
-
-def score_part(path: str | Path, model: Model, part: int, parts: int) -> tuple[Floats, Floats]:
-    """Return margins and labels of one of `parts` contiguous ranges of about equal work.
-
-    The ranges are in the order of the file; arguments, results and errors are as in `score_file`.
-    """
-    with open_data(path) as data:
-        begin, end = data.row_ranges(parts)[part]
-    return score_file(path, model, begin, end)
-
-
-def linear_model(job: Job, w: Floats, names: list[str] | None = None, stats: str = "{}") -> Model:
-    """Return the model that a training job has made.
-
-    Args:
-        job: the job, whose facts tell of the training data.
-        w: float64 `(d,)`, by original column.
-        names: the features' names, if they have any.
-        stats: the result as JSON.
-    """
-    facts = job.facts
-    return Model(
-        n_features=facts["features"],
-        weights=w,
-        row_scaling=facts["row_scaling"],
-        label_values=(facts["negative_label"], facts["positive_label"]),
-        hash=facts["hash"],
-        hash_bits=facts["hash_bits"],
-        config=to_toml(job.config),
-        stats=stats,
-        names=names,
-        path=job.config.data.train,
     )
 
 
