@@ -50,7 +50,10 @@ def start(arguments: argparse.Namespace) -> Path | None:
     """
     config = make_config(arguments)
     find_kind(arguments, config)
-    check_data(config)
+    # Look at the data before any rank is started, so that what is wrong is told at once.
+    from mpips.node.shard import data_facts
+
+    data_facts(config)
     folder = choose_folder(config)
     own = msgspec.structs.replace(config.run, out=str(folder))
     config = msgspec.structs.replace(config, run=own).sized(max(1, config.run.workers))
@@ -68,6 +71,7 @@ def make_config(arguments: argparse.Namespace) -> Config:
 
     Raises:
         ConfigError: a key or value is wrong.
+        UsageError: no training data is named.
         MissingInputError: the input is not there.
     """
     path: Path = arguments.input
@@ -87,7 +91,10 @@ def make_config(arguments: argparse.Namespace) -> Config:
             settings.append(assign(key, str(value) if isinstance(value, Path) else value))
     if not path.exists():
         raise MissingInputError(f"{path} does not exist", f"looked in {Path.cwd()}", nearest(path))
-    return settle_paths(load(path if is_config else None, settings + arguments.set))
+    config = settle_paths(load(path if is_config else None, settings + arguments.set))
+    if not config.data.train:
+        raise UsageError("no training data", "data.train is not set", "--set data.train=FILE.h5")
+    return config
 
 
 def nearest(path: Path) -> str:
@@ -111,27 +118,6 @@ def find_kind(arguments: argparse.Namespace, config: Config) -> type[App]:
     kind = find_app(config)
     check_model(kind, config)
     return kind
-
-
-def check_data(config: Config) -> None:
-    """Open the data files before any rank is started, so that what is wrong is told at once.
-
-    Raises:
-        UsageError: no training data is named.
-        MissingInputError, DataError: a file is not there, or is not what it should be.
-    """
-    if not config.data.train:
-        raise UsageError("no training data", "data.train is not set", "--set data.train=FILE.h5")
-    from mpips.files.csr import CsrFile
-    from mpips.node.shard import data_facts
-
-    features = data_facts(config)["features"]
-    if config.data.test:
-        with CsrFile(config.data.test) as test:
-            if test.n_features != features:
-                what = f"{config.data.test} has {test.n_features:,} columns, not {features:,}"
-                remedy = f"Convert it with --like {config.data.train}."
-                raise UsageError(what, f"{config.data.train} has {features:,}", remedy)
 
 
 def command_line(arguments: argparse.Namespace, config: Config) -> list[str]:
