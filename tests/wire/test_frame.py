@@ -1,0 +1,214 @@
+"""Messages survive their way as bytes, and damaged bytes are refused."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from mpips.errors import FrameError
+from mpips.wire.frame import Codec
+from mpips.wire.messages import (
+    MESSAGES,
+    Call,
+    Coding,
+    Failed,
+    Hello,
+    Message,
+    Progress,
+    Pull,
+    Push,
+    PushAck,
+    Ready,
+    Return,
+    Start,
+    Stop,
+    Stopped,
+    Values,
+)
+from mpips.wire.types import Member, View, make_epoch
+
+DTYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
+SHAPES = ((), (0,), (1,), (7,), (3, 2), (0, 4), (2, 3, 4))
+
+
+def examples(rng: np.random.Generator) -> Iterator[Message]:
+    """Yield messages of all types, with large numbers and odd arrays among their fields."""
+    keys = np.sort(rng.integers(0, 2**64, 5, dtype=np.uint64, endpoint=False))
+    values = rng.normal(size=(5, 2)).astype(np.float32)
+    head: dict[str, Any] = {"epoch": make_epoch(3, 7), "incarnation": make_epoch(1, 0)}
+    coding = (Coding("lz4", "keys", "u8", (5,)), Coding("lz4", "values", "f4", (5, 2)))
+    slices = [(0, 1, 0, 2), (63, 2**40, 2**64 - 1, 2**63)]
+    push = {"request": 1, "table": 2, "stream": 3, "number": 4, "clock": 5, "slices": slices}
+    yield Push(**push, pull=True, keys=keys, values=values, coding=coding, **head)
+    yield Push(**push, pull=False, keys=None, values=values[:0], **head)
+    yield PushAck(request=2**63, **head)
+    yield Pull(request=1, table=0, slices=[], keys=keys[:0], coding=coding, **head)
+    yield Pull(request=1, table=0, slices=slices, keys=None)
+    yield Values(request=1, table=0, keys=keys, values=values, counts=[2, 3], coding=coding)
+    yield Values(request=1, table=0, keys=None, values=values[::2], counts=[])
+    yield Call(request=1, worker=-1, function="f", arguments={"a": 1, "b": [keys, None, 0.5]})
+    yield Return(request=1, result=None)
+    yield Return(request=1, result={"x": [1.5, {"y": values.T}], "z": "text"})
+    yield Progress(worker=1, facts={"rows": 1e300, "loss": float("inf")})
+    yield Hello(role="worker", host="héron", process=2**31, facts={"rows": 10, "scaling": "unit"})
+    owners = (np.array([1, 2, 1], np.int32), np.empty(0, np.int32))
+    members = (Member(0, "scheduler", "a", 1), Member(1, "server", "b", 1))
+    yield Start(view=View(make_epoch(1, 0), members, owners, (4, 4, 5)), facts={"folder": "/x"})
+    yield Ready(**head)
+    yield Failed(exit_code=65, what="line\nline", where="", remedy="")
+    yield Stop(exit_code=76)
+    yield Stopped(statistics={"bytes": 2**62})
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two messages, or parts of them, are equal to the bit."""
+    if isinstance(one, np.ndarray):
+        equal = isinstance(other, np.ndarray) and one.dtype == other.dtype
+        return equal and one.shape == other.shape and one.tobytes() == other.tobytes()
+    if isinstance(one, msgspec.Struct):
+        fields = msgspec.structs.asdict(one)
+        return type(one) is type(other) and same(fields, msgspec.structs.asdict(other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def travel(message: Message) -> Message:
+    """Return what the other end decodes from the bytes of a message."""
+    head, arrays = Codec().encode(message)
+    assert all(array.flags.c_contiguous for array in arrays)
+    return Codec().decode(head, [array.reshape(-1).view(np.uint8).copy() for array in arrays])
+
+
+def test_every_message_type_survives(rng: np.random.Generator) -> None:
+    messages = list(examples(rng))
+    assert {type(message) for message in messages} == set(MESSAGES)
+    for message in messages:
+        assert same(message, travel(message)), message
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_array_survives(rng: np.random.Generator, dtype: str, shape: tuple[int, ...]) -> None:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    array = np.frombuffer(rng.bytes(size), dtype).reshape(shape)
+    for one in (
+        array,
+        array.T,
+        array[..., ::-1] if shape else array,
+        array[1:] if shape else array,
+    ):
+        result = travel(Return(request=1, result={"a": one, "b": [one]}))
+        assert isinstance(result, Return)
+        assert same({"a": one, "b": [one]}, result.result)
+
+
+def test_contiguous_arrays_are_not_copied() -> None:
+    values = np.ones((4, 2))
+    _, (sent,) = Codec().encode(Return(request=1, result=values))
+    assert np.shares_memory(sent, values)
+    payload = values.reshape(-1).view(np.uint8)
+    head, _ = Codec().encode(Return(request=1, result=values))
+    received = Codec().decode(head, [payload])
+    assert isinstance(received, Return)
+    assert np.shares_memory(received.result, values)
+
+
+def test_scalars_of_numpy_travel_as_numbers() -> None:
+    result = {"n": np.int64(3), "x": np.float32(0.5), "yes": np.True_}
+    received = travel(Return(request=1, result=result))
+    assert isinstance(received, Return)
+    assert received.result == {"n": 3, "x": 0.5, "yes": True}
+    assert type(received.result["n"]) is int
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.array(["text"]), np.array([1 + 1j]), np.array([None]), np.ones(2, ">f8"), {1, 2}, object()],
+    ids=lambda value: str(getattr(value, "dtype", type(value).__name__)),
+)
+def test_what_cannot_travel_is_refused_by_the_sender(value: Any) -> None:
+    try:
+        received = travel(Return(request=1, result=value))
+    except (NotImplementedError, TypeError):
+        return
+    # MessagePack has no sets, but lists.
+    assert isinstance(received, Return)
+    assert received.result == list(value)
+
+
+def test_codec_goes_on_after_an_error() -> None:
+    codec = Codec()
+    with pytest.raises(NotImplementedError):
+        codec.encode(Return(request=1, result=[np.ones(3), object()]))
+    head, arrays = codec.encode(PushAck(request=7))
+    assert arrays == []
+    with pytest.raises(FrameError):
+        codec.decode(head[:-1], [])
+    assert codec.decode(head, []) == PushAck(request=7)
+
+
+def frame() -> tuple[bytes, list[np.ndarray]]:
+    """Return a frame with two arrays."""
+    slices = [(0, 0, 0, 2), (1, 0, 0, 1)]
+    message = Pull(request=3, table=1, slices=slices, keys=np.arange(3, dtype=np.uint64))
+    head, arrays = Codec().encode(message)
+    return head, [array.view(np.uint8) for array in arrays]
+
+
+def test_each_flipped_bit_of_a_head_is_noticed_or_harmless() -> None:
+    head, payload = frame()
+    codec = Codec()
+    original = codec.decode(head, payload)
+    harmless = 0
+    for bit in range(8 * len(head)):
+        damaged = bytearray(head)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            assert same(codec.decode(bytes(damaged), payload), original)
+            harmless += 1
+        except FrameError:
+            pass
+    # Only the byte of padding means nothing.
+    assert harmless == 8
+
+
+def test_each_truncated_head_is_noticed() -> None:
+    head, payload = frame()
+    for length in range(len(head)):
+        with pytest.raises(FrameError):
+            Codec().decode(head[:length], payload)
+
+
+@pytest.mark.parametrize("change", ["missing", "added", "short", "long", "odd"])
+def test_payload_that_does_not_fit_its_head_is_noticed(change: str) -> None:
+    head, (keys,) = frame()
+    payload = {
+        "missing": [],
+        "added": [keys, keys],
+        "short": [keys[:-8]],
+        "long": [np.concatenate([keys, keys])],
+        "odd": [keys[:-1]],
+    }[change]
+    with pytest.raises(FrameError):
+        Codec().decode(head, payload)
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc0", b"\x93\x02\x00", b"\x94\x63\x00\x00\x00", b"\xff"])
+def test_body_with_a_right_checksum_but_no_message_is_refused(body: bytes) -> None:
+    import struct
+    import zlib
+
+    head = struct.pack("<HBxIII", 0x5350, 1, len(body), zlib.crc32(body), 0) + body
+    with pytest.raises(FrameError, match="wrong body"):
+        Codec().decode(head, [])
+
+
+def test_frame_of_another_version_says_so() -> None:
+    head, payload = frame()
+    with pytest.raises(FrameError, match="version 9"):
+        Codec().decode(head[:2] + b"\x09" + head[3:], payload)
