@@ -101,7 +101,8 @@ class SchedulerMachine(Machine):
         if now < self._deadline or self.state in ("running", "ended"):
             return []
         if self.state == "stopping":
-            return self._end()
+            # The job has its result; who is still missing cannot change it.
+            return [Report("silent", {"at the stop": ", ".join(self.waiting_for())}), *self._end()]
         here = self._hellos if self.state == "forming" else self._ready
         missing = [f"{role} {node}" for node, role in self._expected.items() if node not in here]
         what = f"{', '.join(missing)} did not answer within {FORMING_S_MAX:g} s of the start"
