@@ -78,6 +78,10 @@ class App(ABC):
         yield Report("progress", total)
         return total
 
+    def progress(self, totals: dict[str, float]) -> dict[str, Any]:
+        """Return what the user shall see of the workers' progress, given the sums of its facts."""
+        return {name: int(n) if n == int(n) else n for name, n in totals.items()}
+
     @property
     def sync_mode(self) -> str:
         """Return the config's sync.mode, or the one that the algorithm is made for."""

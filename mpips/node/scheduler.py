@@ -51,6 +51,8 @@ class SchedulerNode(Node):
         count = config.logical_workers
         self.machine = SchedulerMachine(transport.node, expected, count, self._prepare)
         self.result: dict[str, Any] = {}
+        self._app: App | None = None
+        self._shown: dict[str, float] = {}
 
     def turn(self) -> bool:
         """Take what has come; an error ends the job for all."""
@@ -61,8 +63,19 @@ class SchedulerNode(Node):
         except Exception as error:
             if not isinstance(error, MpipsError):
                 error = MpipsError(f"scheduler: {type(error).__name__}: {error}")
+            if self.machine.state == "ended":
+                # All have left, but the result could not be written: nobody is left to be told.
+                self.machine.error = self.machine.error or error
+                self.exit_code = self.machine.error.exit_code
             self.carry_out(self.machine.fail(self.clock(), error))
         return True
+
+    def give_up(self) -> None:
+        """End the job because nobody can go on, and name who is waited for."""
+        waiting = ", ".join(self.machine.waiting_for())
+        what = f"the job stands still, waiting for {waiting}"
+        remedy = "Do all logical workers push the same clocks to tables that aggregate?"
+        self.carry_out(self.machine.fail(self.clock(), ProtocolError(what, "", remedy)))
 
     def receive(self, source: int, message: Message) -> None:
         """Step the machine."""
@@ -74,8 +87,10 @@ class SchedulerNode(Node):
         self.carry_out(self.machine.tick(now))
         if self._console is None or self.machine.state != "running":
             return
-        if progress := self.machine.progress():
-            self._console.row(now, progress)
+        progress = self.machine.progress()
+        if progress != self._shown and self._app is not None:
+            self._shown = progress
+            self._console.row(now, self._app.progress(progress))
         if now - self._heard > STALL_S:
             self._heard = now
             waiting = ", ".join(self.machine.waiting_for())
@@ -94,7 +109,7 @@ class SchedulerNode(Node):
     def _prepare(self, facts: dict[str, Any]) -> tuple[Sequence[Table], Plan]:
         if self._folder is not None:
             facts["folder"] = str(self._folder.path)
-        app = self._kind(Job(self._config, facts))
+        app = self._app = self._kind(Job(self._config, facts))
         servers = self._config.run.servers
         return [table.cut(servers) for table in app.tables()], app.plan()
 

@@ -101,6 +101,11 @@ class FtrlLinear(App):
         with open_data(self.job.config.data.test) as data:
             check_key_space(to_come, data)
 
+    def progress(self, totals: dict[str, float]) -> dict[str, Any]:
+        """Return rows and mean loss, as the user sees them while a pass runs."""
+        rows = int(totals["rows"])
+        return {"rows": rows, "loss": totals["loss_sum"] / max(rows, 1)}
+
     async def stream(self, worker: Worker) -> dict[str, float]:
         """Learn from each row once, and return rows, minibatches and the sum of their losses."""
         from mpips.apps.linear.kernels.ftrl import add_gradient
