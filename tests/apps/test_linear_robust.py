@@ -5,9 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mpips.apps.find import find_app
 from mpips.apps.linear.finish import MODEL_FILE
-from mpips.errors import MpipsError
+from mpips.config import parse
+from mpips.errors import ConfigError, MpipsError
 from mpips.files.model import read_model
+from mpips.node.local import run_local
 from tests.apps.linear_problems import (
     Floats,
     certify,
@@ -121,3 +124,13 @@ def test_test_data_with_more_features_is_refused(tmp_path: Path) -> None:
     test = write_problem(tmp_path / "test.h5", x, y)
     with pytest.raises(MpipsError, match="features"):
         run(train, 1.0, test=test.path)
+
+
+@pytest.mark.parametrize("solver", ["exact", "diagonal"])
+def test_block_solvers_refuse_to_run_ahead(tmp_path: Path, solver: str) -> None:
+    problem = write_problem(tmp_path / "train.h5", *base())
+    model = f'[model]\nsolver = "{solver}"\n[sync]\nmode = "eventual"'
+    text = f'[data]\ntrain = "{problem.path}"\n{model}'
+    config = parse(text, "")
+    with pytest.raises(ConfigError, match="sequential"):
+        run_local(find_app(config), config)

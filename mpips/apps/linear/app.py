@@ -12,6 +12,7 @@ from mpips.apps.linear.finish import score_rows, summarise_scores, write_weights
 from mpips.apps.linear.types import Floats, Starts
 from mpips.core.machine import Report
 from mpips.core.task import Plan, Task
+from mpips.errors import ConfigError
 from mpips.node.app import App, Job
 from mpips.node.kv import Worker
 from mpips.wire.types import Table
@@ -61,6 +62,10 @@ class BlockApp(App):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
+        if self.sync_mode != "sequential":
+            what = f"the solver {self.settings.solver} runs in sequential mode only"
+            remedy = "Leave sync.mode out, or set model.solver to ftrl."
+            raise ConfigError(what, "sync.mode", remedy)
         self.features: int = job.facts["features"]
         self.w: Floats = np.zeros(0)
         # The scheduler's: the best lower bound of the optimum, and the first check's violation.
