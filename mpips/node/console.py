@@ -1,7 +1,10 @@
 """What the user sees of a running job: a line now and then, never a flood, never silence."""
 
+import contextlib
 import sys
 from typing import Any, TextIO
+
+from mpips.errors import MpipsError
 
 LINES_PER_HEADER = 25
 LINES_PER_LIFE = 20.0
@@ -22,8 +25,14 @@ class Console:
         self._held: dict[str, Any] | None = None
 
     def say(self, text: str) -> None:
-        """Print a line."""
-        print(text, file=self._stream, flush=True)
+        """Print a line; a job goes on when its terminal has gone."""
+        with contextlib.suppress(OSError):
+            print(text, file=self._stream, flush=True)
+
+    def complain(self, error: MpipsError) -> None:
+        """Print an error on the standard error."""
+        with contextlib.suppress(OSError):
+            print(error.explain(), file=sys.stderr, flush=True)
 
     def row(self, now: float, facts: dict[str, Any]) -> None:
         """Print facts as a row of a table, if the last row is not too recent.

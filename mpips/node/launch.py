@@ -52,7 +52,9 @@ def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
         node = _make_node(mpi, kind, config, name)
         kernels.await_kernels(_local_rank(mpi) == 0, _say)
         code = run_loop(node, _backoff(mpi))
-        error = node.machine.error if isinstance(node, SchedulerNode) else None
+        error = None
+        if isinstance(node, SchedulerNode) and not node.is_told:
+            error = node.machine.error
     except MpipsError as wrong:
         # Every rank meets a wrong config or too few ranks; the first one says it.
         code, error = wrong.exit_code, None if mpi.COMM_WORLD.Get_rank() else wrong

@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import traceback
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.filters.chain import FilterChain
 from mpips.node import surroundings
 from mpips.node.app import App, Job
+from mpips.node.failure import explain_failure
 from mpips.node.log import open_log
 from mpips.node.loop import Node
 from mpips.transport.base import Transport
@@ -85,9 +85,7 @@ class Member(Node):
             return
         self._has_failed = True
         log.error("cannot go on", exc_info=error)
-        if not isinstance(error, MpipsError):
-            trace = "".join(traceback.format_exception(error)).rstrip()
-            error = MpipsError(f"{type(error).__name__}: {error}", f"{self.name()}\n{trace}")
+        error = explain_failure(error, self.name())
         failed = Failed(
             epoch=self._epoch,
             exit_code=error.exit_code,

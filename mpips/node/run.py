@@ -15,6 +15,9 @@ from mpips.node.app import App, check_model
 from mpips.node.folder import choose_folder, make_folder, read_result, settle_paths
 from mpips.node.roles import rank_count
 
+# What a launcher ends with that was told to end: by HUP, INT or TERM.
+INTERRUPTED = (129, 130, 143)
+
 
 def run(
     kind: type[App],
@@ -87,8 +90,15 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
     if result is None and code == 0:
         what = "the job ended without a result: all ranks were killed"
         raise LaunchError(what, f"run folder: {folder}", "Its log folder may tell why.")
-    if result is None or result["exit_code"]:
-        raise SystemExit(result["exit_code"] if result else code)
+    if result is None:
+        if code not in INTERRUPTED:
+            text = f"mpips: the job ended with exit code {code}, without a result; see {folder}/log"
+            print(text, file=sys.stderr, flush=True)
+        raise SystemExit(code)
+    if result["exit_code"]:
+        # Ranks leave it to us, since what they print in their last moment may be lost.
+        print(MpipsError(result["error"]).explain(), file=sys.stderr, flush=True)
+        raise SystemExit(result["exit_code"])
     return folder
 
 

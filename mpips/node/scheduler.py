@@ -7,9 +7,11 @@ from mpips.config import Config
 from mpips.core.machine import Effect, End, Report
 from mpips.core.scheduler import SchedulerMachine
 from mpips.core.task import Plan
-from mpips.errors import MpipsError, ProtocolError, RanksLostError
+from mpips.errors import ProtocolError, RanksLostError
+from mpips.node import surroundings
 from mpips.node.app import App, Job
 from mpips.node.console import Console, show
+from mpips.node.failure import explain_failure
 from mpips.node.folder import RunFolder
 from mpips.node.loop import Node
 from mpips.transport.base import Transport
@@ -31,6 +33,9 @@ class SchedulerNode(Node):
         roles: the role of each node, by id; this one's is "scheduler".
         folder: the run folder; None: nothing is written.
         console: where progress goes; None: nowhere.
+
+    Attributes:
+        is_told: whether the user knows of the error, or will be told by who started the ranks.
     """
 
     def __init__(
@@ -51,23 +56,26 @@ class SchedulerNode(Node):
         count = config.logical_workers
         self.machine = SchedulerMachine(transport.node, expected, count, self._prepare)
         self.result: dict[str, Any] = {}
+        self.is_told = False
         self._app: App | None = None
         self._shown: dict[str, float] = {}
 
     def turn(self) -> bool:
         """Take what has come; an error ends the job for all."""
         try:
-            return super().turn()
+            is_busy = super().turn()
+            self._complain()
+            return is_busy
         except RanksLostError as error:
             self._lose(error)
         except Exception as error:
-            if not isinstance(error, MpipsError):
-                error = MpipsError(f"scheduler: {type(error).__name__}: {error}")
+            explained = explain_failure(error, "scheduler")
             if self.machine.state == "ended":
                 # All have left, but the result could not be written: nobody is left to be told.
-                self.machine.error = self.machine.error or error
+                self.machine.error = self.machine.error or explained
                 self.exit_code = self.machine.error.exit_code
-            self.carry_out(self.machine.fail(self.clock(), error))
+            self.carry_out(self.machine.fail(self.clock(), explained))
+        self._complain()
         return True
 
     def give_up(self) -> None:
@@ -135,6 +143,16 @@ class SchedulerNode(Node):
         self.machine.error = error
         self._finish(error.exit_code)
 
+    def _complain(self) -> None:
+        """Tell the user of an error at once: what a rank prints in its last moment may be lost."""
+        error = self.machine.error
+        if error is None or self.is_told or self._console is None:
+            return
+        # Who started the ranks reads the result, and who called a job in one process gets it.
+        if surroundings.under_mpi() and not surroundings.started_by_mpips():
+            self._console.complain(error)
+            self.is_told = True
+
     def _finish(self, exit_code: int) -> None:
         """Write the result, then leave."""
         error, seconds = self.machine.error, self.clock() - self._began
@@ -151,6 +169,7 @@ class SchedulerNode(Node):
         }
         if self._folder is not None:
             self._folder.finish(self.result)
+            self.is_told = self.is_told or surroundings.started_by_mpips()
         if self._console is not None:
             folder = str(self._folder.path) if self._folder else ""
             summary = self.machine.summary
