@@ -21,14 +21,15 @@ class Pending:
 
     Attributes:
         timestamp: its number, which `after` takes.
+        worker: the logical worker that has started it.
         is_done: whether it is finished.
         result: what a pull got.
     """
 
-    __slots__ = ("is_done", "result", "timestamp", "waiter")
+    __slots__ = ("is_done", "result", "timestamp", "waiter", "worker")
 
-    def __init__(self, timestamp: int) -> None:
-        self.timestamp = timestamp
+    def __init__(self, timestamp: int, worker: int) -> None:
+        self.timestamp, self.worker = timestamp, worker
         self.is_done = False
         self.result: Any = None
         self.waiter: Any = None
@@ -146,6 +147,8 @@ class Worker:
         index = self._node.table_index(name)
         table = self._node.tables[index]
         where, count = _check_keys(table, keys, pushes=values is not None)
+        if within is not None:
+            within = _check_within(table, where, within)
         if values is not None:
             values = _check_values(table, values, count, self._node.client.widths[index][0])
         if out is not None:
@@ -161,7 +164,7 @@ class Worker:
             after=[one.timestamp for one in after],
             out=out,
         )
-        return self._node.watch(timestamp, effects)
+        return self._node.watch(self.id, timestamp, effects)
 
 
 def _check_keys(table: Table, keys: Keys, pushes: bool) -> tuple[KeyArray | Range, int]:
@@ -175,7 +178,13 @@ def _check_keys(table: Table, keys: Keys, pushes: bool) -> tuple[KeyArray | Rang
         if table.kind == "sparse" and pushes:
             raise ValueError(f"table {table.name} is sparse: a push needs its keys")
         return (begin, end), end - begin
-    keys = np.ascontiguousarray(keys, dtype=np.uint64)
+    given = np.asarray(keys)
+    # A cast would make keys of what is none: 1.5, or -1.
+    if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
+        raise ValueError(f"keys for table {table.name} are no list of integers")
+    if given.dtype.kind == "i" and (given < 0).any():
+        raise ValueError(f"keys for table {table.name} are negative")
+    keys = np.ascontiguousarray(given, dtype=np.uint64)
     if len(keys) and not (keys[1:] > keys[:-1]).all():
         raise ValueError(f"keys for table {table.name} are not sorted and unique")
     if len(keys) and table.size < KEY_SPACE and int(keys[-1]) >= table.size:
@@ -183,9 +192,23 @@ def _check_keys(table: Table, keys: Keys, pushes: bool) -> tuple[KeyArray | Rang
     return keys, len(keys)
 
 
+def _check_within(table: Table, where: KeyArray | Range, within: Range) -> Range:
+    """Return the range that a push declares, which holds all of its keys."""
+    begin, end = int(within[0]), int(within[1])
+    first, last = where if isinstance(where, tuple) else (begin, begin)
+    if not isinstance(where, tuple) and len(where):
+        first, last = int(where[0]), int(where[-1]) + 1
+    if not 0 <= begin <= first <= last <= end <= table.size:
+        raise ValueError(
+            f"within = [{begin}, {end}) is no range of table {table.name}, {table.size}, that holds"
+            f" all keys of the push"
+        )
+    return begin, end
+
+
 def _check_out(table: Table, out: ValueArray, count: int, width: int) -> ValueArray:
     """Return the caller's array with two axes; what is written to it, the caller sees."""
-    fits = out.size == count * width and out.dtype == DTYPES[table.dtype]
+    fits = _fits(out, count, width) and out.dtype == DTYPES[table.dtype]
     if not fits or not out.flags.c_contiguous:
         raise ValueError(
             f"a pull of {count} keys of table {table.name} fills a contiguous array with"
@@ -197,9 +220,14 @@ def _check_out(table: Table, out: ValueArray, count: int, width: int) -> ValueAr
 def _check_values(table: Table, values: ValueArray, count: int, width: int) -> ValueArray:
     """Return values as the client wants them: two-dimensional, in the table's dtype."""
     values = np.ascontiguousarray(values, dtype=DTYPES[table.dtype])
-    if values.size != count * width:
+    if not _fits(values, count, width):
         raise ValueError(
-            f"table {table.name} takes {width} values a key: {count * width} for {count} keys,"
-            f" not {values.size}"
+            f"table {table.name} takes {width} values a key: an array of {count} x {width} for"
+            f" {count} keys, not of {' x '.join(map(str, values.shape))}"
         )
     return values.reshape(count, width)
+
+
+def _fits(array: ValueArray, count: int, width: int) -> bool:
+    """Return whether an array has a row for each key; a width of 1 needs no axis."""
+    return array.shape == (count, width) or (width == 1 and array.shape == (count,))

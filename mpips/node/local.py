@@ -51,9 +51,9 @@ def run_local(
     size = 1 + config.run.servers + config.run.workers
     transports: list[Transport] = list(LoopTransport.world(size))
     nodes = make_nodes(transports, time.monotonic, kind, config, folder, console)
-    run_together(nodes)
     scheduler = nodes[0]
     assert isinstance(scheduler, SchedulerNode)
+    run_together(nodes, scheduler.give_up)
     if scheduler.machine.error is not None:
         raise scheduler.machine.error
     return scheduler.result

@@ -18,12 +18,17 @@ from mpips.transport.base import Transport
 from mpips.wire.messages import Call, Message, Progress
 from mpips.wire.types import View
 
-Running = Coroutine[Pending, None, Any]
+Running = tuple[Coroutine[Pending, None, Any], Call]
+"""A coroutine of the app, and the call that it answers."""
 
 
 @final
 class WorkerNode(Member):
-    """A `ClientMachine` on a transport, shared by the logical workers that this node acts for."""
+    """A `ClientMachine` on a transport, shared by the logical workers that this node acts for.
+
+    A call is answered when its coroutine has returned and all pushes and pulls of its logical
+    worker are finished (OSDI 2014, section 3.2).
+    """
 
     role = "worker"
 
@@ -36,7 +41,10 @@ class WorkerNode(Member):
         self._workers: dict[int, Worker] = {}
         self._apps: dict[int, App] = {}
         self._pending: dict[int, Pending] = {}
-        self._ready: deque[tuple[Running, int]] = deque()
+        self._ready: deque[Running] = deque()
+        # By logical worker: how many pushes and pulls are open, and the answer that waits for them.
+        self._open: dict[int, int] = {}
+        self._returns: dict[int, tuple[int, Any]] = {}
 
     def know(self) -> dict[str, Any]:
         """Return the facts of the training data."""
@@ -53,12 +61,13 @@ class WorkerNode(Member):
         self._names = {table.name: i for i, table in enumerate(self.tables)}
         self._workers = {i: Worker(self, i, shards.get(i)) for i in mine}
         self._apps = {i: self.kind(self.job) for i in mine}
+        self._open = dict.fromkeys(mine, 0)
 
     def call(self, call: Call) -> None:
         """Start a coroutine for the call; `work` runs it."""
         function = getattr(self._apps[call.worker], call.function)
         running = function(self._workers[call.worker], **call.arguments)
-        self._ready.append((running, call.request))
+        self._ready.append((running, call))
 
     def take(self, source: int, message: Message) -> None:
         """Step the client."""
@@ -74,24 +83,31 @@ class WorkerNode(Member):
         pending.result = flatten(effect.result)
         if pending.waiter is not None:
             self._ready.append(pending.waiter)
+        self._open[pending.worker] -= 1
+        if not self._open[pending.worker] and pending.worker in self._returns:
+            self.answer(*self._returns.pop(pending.worker))
 
     def work(self) -> bool:
         """Run every coroutine that can go on, up to where it waits."""
         if not self._ready:
             return False
         for _ in range(len(self._ready)):
-            running, request = self._ready.popleft()
+            running, call = self._ready.popleft()
             try:
                 pending = running.send(None)
             except StopIteration as stop:
-                self.answer(request, stop.value)
+                if self._open[call.worker]:
+                    self._returns[call.worker] = call.request, stop.value
+                else:
+                    self.answer(call.request, stop.value)
                 continue
-            pending.waiter = (running, request)
+            pending.waiter = running, call
         return True
 
-    def watch(self, timestamp: int, effects: list[Effect]) -> Pending:
-        """Return what to await for a push or pull that was started with these effects."""
-        pending = self._pending[timestamp] = Pending(timestamp)
+    def watch(self, worker: int, timestamp: int, effects: list[Effect]) -> Pending:
+        """Return what a logical worker awaits for a push or pull, started with these effects."""
+        pending = self._pending[timestamp] = Pending(timestamp, worker)
+        self._open[worker] += 1
         self.carry_out(effects)
         return pending
 
