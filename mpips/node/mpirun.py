@@ -290,7 +290,8 @@ def run(prepared: Start, watch: Watch | None = None, folder: Path | None = None)
     """
     with subprocess.Popen(prepared.command, env=prepared.environment, stdin=subprocess.DEVNULL,
                           cwd=folder, process_group=0, preexec_fn=end_with_parent) as child:
-        previous = {number: signal.signal(number, passer(child)) for number in PASSED_ON}
+        passed: list[int] = []
+        previous = {number: signal.signal(number, passer(child, passed)) for number in PASSED_ON}
         try:
             if watch is not None:
                 threading.Thread(target=watch, args=(child,), daemon=True).start()
@@ -304,16 +305,27 @@ def run(prepared: Start, watch: Watch | None = None, folder: Path | None = None)
     if code == NO_NETWORK:
         raise LaunchError("mpirun found no network interface", "exit code 213",
                           "ip link set lo up")
+    if code == 1 and passed:
+        # Open MPI's mpirun ends with 1 when a signal ends it.
+        return 128 + passed[0]
     return code if code >= 0 else 128 - code
 
 
-def passer(child: "subprocess.Popen[bytes]") -> Callable[[int, FrameType | None], None]:
-    """Return a signal handler that passes signals on to an mpirun, and ends it if it lingers."""
+def passer(
+    child: "subprocess.Popen[bytes]", passed: list[int]
+) -> Callable[[int, FrameType | None], None]:
+    """Return a signal handler that passes signals on to an mpirun, and ends it if it lingers.
+
+    Args:
+        child: the mpirun.
+        passed: gets the signals that shall end it.
+    """
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         # A timer ends what does not end by itself: an mpirun may wait for ranks of a dead node.
         child.send_signal(number)
         if number != signal.SIGUSR1:
+            passed.append(number)
             timer = threading.Timer(SECONDS_TO_END, kill_group, (child,))
             timer.daemon = True
             timer.start()

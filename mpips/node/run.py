@@ -87,14 +87,13 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
         marked = {surroundings.MARKER: "1"}
         code = mpirun.run(mpirun.prepare(ranks, [*program, *arguments], changes=marked))
     result = read_result(folder)
-    if result is None and code == 0:
-        what = "the job ended without a result: all ranks were killed"
-        raise LaunchError(what, f"run folder: {folder}", "Its log folder may tell why.")
-    if result is None:
-        if code not in INTERRUPTED:
-            text = f"mpips: the job ended with exit code {code}, without a result; see {folder}/log"
-            print(text, file=sys.stderr, flush=True)
+    if result is None and code in INTERRUPTED:
         raise SystemExit(code)
+    if result is None:
+        error = LaunchError(f"the job ended without a result; mpirun says {code}")
+        error.where = f"The ranks may have said why, above or in {folder / 'log'}."
+        error.exit_code = code or error.exit_code
+        raise error
     if result["exit_code"]:
         # Ranks leave it to us, since what they print in their last moment may be lost.
         print(MpipsError(result["error"]).explain(), file=sys.stderr, flush=True)
