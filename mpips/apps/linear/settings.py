@@ -26,8 +26,10 @@ class Settings(Section, frozen=True, kw_only=True):
             the optimum by orders of magnitude.
         passes: exact, diagonal: stop after as many passes over the blocks; 0: 1000. ftrl: passes
             over the rows; 0: 1.
-        block: exact: most features of a block. Too small: more steps; too large: the Hessian of a
-            block (block^2 / 2 numbers from each worker in each step) takes longer.
+        block: exact: most features of a block. If all active features fit into one, steps are
+            few, and the last of them are Newton's; too small: many more steps, above all where
+            features depend on each other across blocks, as the categories of a field do. Each
+            worker pushes block^2 / 2 numbers in each step.
         alpha: ftrl: length of a step.
         beta: ftrl: keeps the first steps short.
         l2: ftrl: the weight of |w|^2 / 2.
@@ -38,7 +40,7 @@ class Settings(Section, frozen=True, kw_only=True):
     l1: NotNegative = 1.0
     tolerance: Positive = 1e-6
     passes: Annotated[int, msgspec.Meta(ge=0)] = 0
-    block: Block = 256
+    block: Block = 1024
     alpha: Positive = 0.1
     beta: NotNegative = 1.0
     l2: NotNegative = 0.0

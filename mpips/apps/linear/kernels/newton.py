@@ -22,7 +22,9 @@ from mpips.apps.linear.types import Floats, Starts
 
 HEAD = 2
 ROUNDS_MAX = 50
-SWEEPS = 8
+SWEEPS_MIN = 8
+SWEEPS_SHARE = 8
+MOVES_MAX = 4
 REST = 0.01
 RIDGE = 1e-10
 CURVATURE_MIN = 1e-100
@@ -219,7 +221,8 @@ def newton(w: Floats, d: Floats, q: Floats, h: Floats, l1: float, trust: Floats)
 def minimise(w: Floats, g: Floats, h: Floats, l1: float, trust: Floats) -> Floats:
     """Return the step d that minimises the model in the box, float64 `(n,)`.
 
-    Rounds of coordinate descent and Newton moves, until a sweep moves `REST` of the largest.
+    Rounds of coordinate descent and Newton moves, until a sweep moves `REST` of the largest. A
+    Newton move costs as much as n / 3 sweeps, so that sweeps are tried for about as long.
 
     Args:
         w: float64 `(n,)`.
@@ -233,12 +236,12 @@ def minimise(w: Floats, g: Floats, h: Floats, l1: float, trust: Floats) -> Float
     q = g.copy()
     first = 0.0
     for _ in range(ROUNDS_MAX):
-        for _ in range(SWEEPS):
+        for _ in range(SWEEPS_MIN + n // SWEEPS_SHARE):
             worst = sweep(w, d, q, h, l1, trust)
             first = max(first, worst)
             if worst <= REST * first:
                 return d
-        for _ in range(n):
+        for _ in range(MOVES_MAX):
             if newton(w, d, q, h, l1, trust):
                 break
     return d
