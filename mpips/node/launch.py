@@ -26,6 +26,7 @@ from mpips.node import kernels, surroundings
 from mpips.node.app import App, check_model
 from mpips.node.console import Console
 from mpips.node.folder import RunFolder, choose_folder
+from mpips.node.log import open_log
 from mpips.node.loop import Node, run_loop
 from mpips.node.roles import assign_roles, size_config
 from mpips.node.scheduler import SchedulerNode
@@ -35,6 +36,8 @@ from mpips.transport.backoff import Backoff
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+log = logging.getLogger(__name__)
 
 HOST_BYTES = 64
 
@@ -118,6 +121,8 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
         lost.carry_out(lost.machine.fail(time.monotonic(), error))
         return lost
     console.say(_first_lines(mpi, config, name, folder))
+    open_log(folder.path, transport.node)
+    log.info("scheduler 0 on %s, process %d", socket.gethostname(), os.getpid())
     return SchedulerNode(transport, time.monotonic, kind, config, roles, folder, console)
 
 
