@@ -160,9 +160,11 @@ def convert(tree: dict[str, Any], kind: type[Any], text: str = "", name: str = "
             what = f"{section}: {what[0].lower()}{what[1:]}"
             raise ConfigError(what, _line(text, name, section)) from None
         key = f"{section}.{unknown[1]}".lstrip(".")
-        known = [f"{section}.{field}".lstrip(".") for field in _fields(kind, section)]
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        remedy = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(known)}."
+        # Compare without the section, which all of its keys have in common.
+        fields = _fields(kind, section)
+        close = difflib.get_close_matches(unknown[1], fields, n=1, cutoff=0.5)
+        known = [f"{section}.{field}".lstrip(".") for field in close or fields]
+        remedy = f"Did you mean {known[0]}?" if close else f"There are: {', '.join(known)}."
         raise ConfigError(f"unknown key {key}", _line(text, name, key), remedy) from None
 
 
@@ -181,7 +183,15 @@ def to_toml(config: Config) -> str:
 
 
 def _toml_value(value: Any) -> str:
-    # JSON's strings, numbers, booleans and lists are TOML's.
+    # JSON's strings, integers and booleans are TOML's; its floats know no infinity.
+    match value:
+        case float():
+            return repr(value)
+        case list():
+            return f"[{', '.join(map(_toml_value, value))}]"
+        case dict():
+            pairs = [f"{_toml_value(key)} = {_toml_value(item)}" for key, item in value.items()]
+            return f"{{{', '.join(pairs)}}}"
     return msgspec.json.encode(value).decode()
 
 
