@@ -134,3 +134,9 @@ def test_block_solvers_refuse_to_run_ahead(tmp_path: Path, solver: str) -> None:
     config = parse(text, "")
     with pytest.raises(ConfigError, match="sequential"):
         run_local(find_app(config), config)
+
+
+def test_no_training_data_is_a_wrong_config() -> None:
+    config = parse("", "")
+    with pytest.raises(ConfigError, match="training data"):
+        run_local(find_app(config), config)

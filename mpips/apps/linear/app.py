@@ -66,6 +66,9 @@ class BlockApp(App):
             what = f"the solver {self.settings.solver} runs in sequential mode only"
             remedy = "Leave sync.mode out, or set model.solver to ftrl."
             raise ConfigError(what, "sync.mode", remedy)
+        if "features" not in job.facts:
+            remedy = "Name a file that mpips convert has made."
+            raise ConfigError("there is no training data", "data.train", remedy)
         self.features: int = job.facts["features"]
         self.w: Floats = np.zeros(0)
         # The scheduler's: the best lower bound of the optimum, and the first check's violation.
