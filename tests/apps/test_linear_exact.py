@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mpips.apps.linear import exact, scoring
+from mpips.apps.linear.app import violations
 from mpips.apps.linear.finish import MODEL_FILE
 from mpips.files.model import Model, read_model
 from tests.apps.linear_problems import (
@@ -95,6 +96,21 @@ def test_blocks_of_many_segments_reach_the_optimum(
     parts = run(problem, 1.0, servers=3, tolerance=1e-9)
     assert parts["iterations"] > whole["iterations"]
     assert parts["objective"] == pytest.approx(whole["objective"], rel=1e-9)
+
+
+def test_a_block_step_bothers_the_server_of_its_segment_alone(
+    monkeypatch: pytest.MonkeyPatch, problem: Problem
+) -> None:
+    monkeypatch.setattr(exact, "SEGMENT_KEYS", 5)
+    result = run(problem, 3.0, servers=3, passes=3)
+    # One push a logical worker for each step, each check, and the scales at the start.
+    pushes = 4 * (result["iterations"] + result["checks"] + 1)
+    assert result["counters"]["server_pushes"] == pushes
+
+
+def test_violation_is_the_distance_from_the_optimality_condition() -> None:
+    w, g = np.array([0.0, 0.0, 2.0, -2.0]), np.array([0.5, -3.0, -0.5, 1.0])
+    assert violations(w, g, 1.0).tolist() == [0.0, 2.0, 0.5, 0.0]
 
 
 def test_more_logical_workers_than_rows_is_fine(tmp_path: Path) -> None:
