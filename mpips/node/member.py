@@ -156,7 +156,9 @@ class Member(Node):
             self.transport.flush(FLUSH_S)
         except RanksLostError as error:
             log.info("while leaving: %s", error)
-        self.exit_code = exit_code
+        # The scheduler alone ends with the job's code: mpirun kills all that are left when the
+        # first rank ends with an error, and the result would never be written.
+        self.exit_code = 0
 
 
 def make_chains(config: Config, tables: list[Table]) -> list[FilterChain]:
