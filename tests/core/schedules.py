@@ -196,8 +196,10 @@ class SumSchedule:
         count = int(rng.integers(1, 6))
         self.clocks = [self.draw_clock(3 * n + 2 if explicit else 0) for n in range(count)]
         self.states = list(self.add_up())
-        # The clocks that each logical worker has begun, and of its pushes the last finished.
+        # The clocks that each logical worker has begun, those whose pushes are finished, and the
+        # last up to which all are.
         self.begun = [0] * shape.streams
+        self.done: list[set[int]] = [set() for _ in range(shape.streams)]
         self.acked = [0] * shape.streams
         self.pushes: dict[Ticket, tuple[int, int]] = {}
         self.pulls: dict[Ticket, tuple[KeyArray | Range, int]] = {}
@@ -286,7 +288,9 @@ class SumSchedule:
         high = min(self.begun)
         if ticket in self.pushes:
             stream, number = self.pushes[ticket]
-            self.acked[stream] = max(self.acked[stream], number)
+            self.done[stream].add(number)
+            while self.acked[stream] + 1 in self.done[stream]:
+                self.acked[stream] += 1
             where, _ = self.clocks[number - 1].parts[stream]
             keys = np.array(keys_of(where), np.uint64)
             if len(keys):

@@ -15,7 +15,7 @@ from mpips.core.machine import Effect, Send
 from mpips.core.server import Held, ServerMachine
 from mpips.core.slicing import Piece
 from mpips.errors import ProtocolError
-from mpips.wire.messages import Message, Pull, Push, PushAck, Values
+from mpips.wire.messages import Pull, Push, PushAck, Values
 from mpips.wire.types import Table
 from tests.core.schedules import FreeSchedule, SumSchedule
 
@@ -184,10 +184,10 @@ class IgnoresAfter(ClientMachine):
 class FinishesAtFirstAnswer(ClientMachine):
     """Takes the first answer of a task for all of them."""
 
-    def step(self, now: float, source: int, message: Message) -> list[Effect]:
+    def step(self, now: float, source: int, message: Any) -> list[Effect]:
         """Forget the other requests of the task."""
-        task = self._requests.get(message.request)  # type: ignore[attr-defined]
-        for other in [r for r in (task.requests if task else ()) if r != message.request]:  # type: ignore[attr-defined]
+        task = self._requests.get(message.request)
+        for other in [r for r in (task.requests if task else ()) if r != message.request]:
             del self._requests[other], task.requests[other]
         return super().step(now, source, message)
 
