@@ -1,0 +1,157 @@
+"""A job that waits costs nothing, and ends with all its ranks when it is told to."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.run.jobs import (
+    SECONDS,
+    environment,
+    mpips,
+    processes_of,
+    result_of,
+    under_mpirun,
+    write_rows,
+)
+
+pytestmark = pytest.mark.slow
+
+WATCHED_S = 2.0
+SHARE_MAX = 0.02
+
+SLEEPER = """
+import time
+import mpips
+
+class Sleeper(mpips.App):
+    def tables(self):
+        return [mpips.Table(name="w", size=8)]
+
+    async def work(self, worker):
+        time.sleep(300)
+"""
+
+
+@dataclass
+class Waiting:
+    """A job whose worker sleeps: its launcher, and the process of each rank by role."""
+
+    launcher: "subprocess.Popen[str]"
+    folder: Path
+    processes: dict[str, list[int]]
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[Waiting]:
+    """A job that waits for its worker."""
+    write_rows(tmp_path / "rows.h5", rows=20)
+    (tmp_path / "my_sleeper.py").write_text(SLEEPER, "utf-8")
+    folder = tmp_path / "waiting-job"
+    command = [sys.executable, "-m", "mpips", "train", "rows.h5", "--servers", "2",
+               "--model", "my_sleeper:Sleeper", "--out", str(folder)]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          text=True) as launcher:
+        try:
+            yield Waiting(launcher, folder, wait_until_it_works(folder, launcher))
+        finally:
+            launcher.kill()
+
+
+def wait_until_it_works(
+    folder: Path, launcher: "subprocess.Popen[str]"
+) -> dict[str, list[int]]:
+    """Return the processes by role, from the logs, once the worker has been called."""
+    deadline = time.monotonic() + SECONDS
+    text = ""
+    while "call 1: work" not in text:
+        assert time.monotonic() < deadline, text
+        assert launcher.poll() is None, text
+        time.sleep(0.05)
+        text = "".join(path.read_text("utf-8") for path in folder.glob("log/rank-*.log"))
+    found: dict[str, list[int]] = {}
+    for role, process in re.findall(r"(scheduler|server|worker) \d+ on .*process (\d+)", text):
+        found.setdefault(role, []).append(int(process))
+    return found
+
+
+def processor_seconds(process: int) -> float:
+    """Return how many seconds of processor time a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_waiting_ranks_leave_the_processor_to_others_and_ctrl_c_ends_all(waiting: Waiting) -> None:
+    assert {role: len(them) for role, them in waiting.processes.items()} == {
+        "scheduler": 1, "server": 2, "worker": 1}
+    idle = waiting.processes["scheduler"] + waiting.processes["server"]
+    # Silence makes sleeps longer, after a second.
+    time.sleep(1.5)
+    before = {process: processor_seconds(process) for process in idle}
+    time.sleep(WATCHED_S)
+    shares = [(processor_seconds(one) - before[one]) / WATCHED_S for one in idle]
+    assert max(shares) <= SHARE_MAX, shares
+
+    # The same job is then interrupted, as a terminal does it.
+    everybody = processes_of(str(waiting.folder))
+    assert len(everybody) >= 5
+    waiting.launcher.send_signal(signal.SIGINT)
+    _, told = waiting.launcher.communicate(timeout=SECONDS)
+    assert waiting.launcher.returncode == 130
+    assert "Traceback" not in told
+    deadline = time.monotonic() + 10
+    while left := processes_of(str(waiting.folder)):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+    assert not (waiting.folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("train", "--help"), ("demo", "--help")])
+def test_help_imports_no_numpy_and_no_mpi(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-X", "importtime", "-m", "mpips", *arguments],
+                          cwd=tmp_path, env=environment(), capture_output=True, text=True,
+                          timeout=SECONDS, check=False)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: mpips")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "mpips.cli.main" in imported
+    assert not imported & {"mpi4py", "h5py", "numba", "scipy"}
+    if arguments == ("--help",):
+        assert not imported & {"numpy", "msgspec"}
+
+
+# -- The demo ------------------------------------------------------------------------------------
+
+DEMO = ("demo", "--set", "model.tolerance=0.5", "--set", "model.passes=2")
+
+
+def test_demo_runs_in_any_folder_and_ignores_a_stale_allocation(tmp_path: Path) -> None:
+    done = mpips(tmp_path, *DEMO, "--servers", "1", "--workers", "2", SLURM_JOB_ID="77")
+    assert done.code == 0, done.err
+    assert "SLURM_JOB_ID=77 is set, but" in done.err
+    assert "starting on this machine alone" in done.err
+    [folder] = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("demo-")
+    result = result_of(folder)
+    assert result["status"] == "done"
+    assert f"test AUC {result['auc']:.4f}" in done.out
+    assert result["auc"] > 0.6
+    assert "try next:" in done.out
+    assert f"info runs/{folder.name}" in done.out
+
+
+def test_demo_inside_an_mpirun_starts_a_job_of_its_own(tmp_path: Path) -> None:
+    done = under_mpirun(1, tmp_path, "-m", "mpips", *DEMO, "--workers", "1", "--servers", "1",
+                        "--out", "nested")
+    assert done.code == 0, done.err
+    assert "1 scheduler + 1 servers + 1 workers" in done.out
+    assert result_of(tmp_path / "nested")["status"] == "done"
