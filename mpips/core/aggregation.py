@@ -48,10 +48,6 @@ class Aggregation:
             raise ProtocolError(f"logical workers push different clocks to a segment: {clocks}")
         return taken
 
-    def missing(self) -> list[int]:
-        """Return the logical workers that the next sum waits for."""
-        return [stream for stream, queue in enumerate(self._queues) if not queue]
-
 
 def sum_contributions(
     contributions: list[Contribution],

@@ -127,6 +127,12 @@ class ServerMachine(Machine):
                 self._park(held, segment, push.stream, previous, contribution)
                 continue
             if push.number > accepted:
+                if previous < accepted:
+                    raise ProtocolError(
+                        f"server {self.node}: push {push.number} of logical worker {push.stream}"
+                        f" to segment {segment} of {held.table.name} follows {previous}, but"
+                        f" {accepted} was accepted there"
+                    )
                 self._accept(held, segment, push.stream, contribution)
             else:
                 self._duplicates += 1

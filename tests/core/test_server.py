@@ -125,6 +125,15 @@ def test_window_of_early_pushes_is_bounded_and_names_who_is_missing(
         step(machine, push(1, 6, [(0, 5, 0, 4)]))
 
 
+def test_push_that_follows_an_older_one_than_the_last_is_refused() -> None:
+    """Numbers fork: push 3 says that it follows 1, though 2 has been applied."""
+    machine = make_server(Table(name="w", size=8, segments=2))
+    step(machine, push(1, 1, [(0, 0, 0, 4)]))
+    step(machine, push(1, 2, [(0, 1, 0, 4)]))
+    with pytest.raises(ProtocolError, match="push 3 of logical worker 1 .* follows 1, but 2"):
+        step(machine, push(1, 3, [(0, 1, 0, 4)]))
+
+
 def test_logical_workers_that_push_different_clocks_are_refused() -> None:
     machine = make_server(SUMS)
     step(machine, push(0, 1, [(0, 0, 0, 4)], clock=3))
