@@ -1,16 +1,16 @@
 """What an app's worker methods are given: push, pull, wait, and the shard of the data."""
 
 from collections.abc import Generator, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from mpips.core.client import ClientMachine
+from mpips.core.machine import Effect
 from mpips.core.slicing import Range
+from mpips.node.app import Job
 from mpips.node.shard import Shard
 from mpips.wire.types import DTYPES, KEY_SPACE, KeyArray, Table, ValueArray
-
-if TYPE_CHECKING:
-    from mpips.node.worker import WorkerNode
 
 Keys = KeyArray | Range | None
 """Sorted unique keys, uint64 `(n,)`; or a range [begin, end); or None: the whole table."""
@@ -40,6 +40,23 @@ class Pending:
         return self.result
 
 
+class Sender(Protocol):
+    """The node that carries out what its logical workers want."""
+
+    job: Job
+    tables: list[Table]
+    client: ClientMachine
+
+    def table_index(self, name: str) -> int:
+        """Return a table's index."""
+
+    def watch(self, worker: int, timestamp: int, effects: list[Effect]) -> Pending:
+        """Return what to await for a push or pull that was started with these effects."""
+
+    def report(self, worker: int, facts: dict[str, float]) -> None:
+        """Send a logical worker's progress to the scheduler."""
+
+
 class Worker:
     """A logical worker: the verbs of the parameter server, and its part of the data.
 
@@ -53,7 +70,7 @@ class Worker:
         random: its random generator, drawn from the job's seed and `id`.
     """
 
-    def __init__(self, node: "WorkerNode", id: int, shard: Shard | None) -> None:
+    def __init__(self, node: Sender, id: int, shard: Shard | None) -> None:
         self._node, self.id, self.shard = node, id, shard
         seed = node.job.config.run.seed
         self.random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, id])))
