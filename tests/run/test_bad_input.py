@@ -1,5 +1,6 @@
 """Bad input and bad surroundings get a sentence, the documented exit code, and no traceback."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -215,7 +216,6 @@ def test_ranks_of_a_job_without_data_say_so_once(folder: Path) -> None:
 
 @pytest.mark.parametrize(("app", "code", "words"), [
     ("WorkerFails", 70, ("RuntimeError: a mistake of mine", "worker", "in work")),
-    ("PlanFails", 70, ("IndexError: list index out of range", "scheduler", "in plan")),
     ("UpdateFails", 2, ("NameError: name 'no_such_name'", "my_apps:Broken", "in update")),
 ])  # fmt: skip
 def test_failure_in_a_users_app_shows_where(
@@ -230,12 +230,13 @@ def test_failure_in_a_users_app_shows_where(
     assert result_of(folder / app)["exit_code"] == code
 
 
-def test_failure_in_a_users_app_ends_a_job_in_one_process(folder: Path) -> None:
-    program = "import mpips, my_apps; mpips.run(my_apps.WorkerFails)"
+def test_failure_in_a_users_plan_ends_a_job_in_one_process(folder: Path) -> None:
+    program = "import mpips, my_apps; mpips.run(my_apps.PlanFails)"
     done = run([sys.executable, "-c", program, "--out", "alone",
                 "--set", "run.logical_workers=2"], folder)
     assert done.code == 70
-    assert done.err.count("mpips: error: RuntimeError: a mistake of mine") == 1
+    assert done.err.count("mpips: error: IndexError: list index out of range") == 1
+    assert re.search(r"scheduler\n.*my_apps\.py.*in plan", done.err, re.DOTALL)
     assert result_of(folder / "alone")["status"] == "failed"
 
 

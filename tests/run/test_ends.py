@@ -15,7 +15,6 @@ import pytest
 from tests.run.jobs import (
     SECONDS,
     environment,
-    mpips,
     processes_of,
     result_of,
     under_mpirun,
@@ -134,11 +133,10 @@ def test_help_imports_no_numpy_and_no_mpi(arguments: tuple[str, ...], tmp_path: 
 DEMO = ("demo", "--set", "model.tolerance=0.5", "--set", "model.passes=2")
 
 
-def test_demo_runs_in_any_folder_and_ignores_a_stale_allocation(tmp_path: Path) -> None:
-    done = mpips(tmp_path, *DEMO, "--servers", "1", "--workers", "2", SLURM_JOB_ID="77")
+def test_demo_runs_in_any_folder_and_inside_an_mpirun_as_a_job_of_its_own(tmp_path: Path) -> None:
+    done = under_mpirun(1, tmp_path, "-m", "mpips", *DEMO, "--servers", "1", "--workers", "2")
     assert done.code == 0, done.err
-    assert "SLURM_JOB_ID=77 is set, but" in done.err
-    assert "starting on this machine alone" in done.err
+    assert "1 scheduler + 1 servers + 2 workers" in done.out
     [folder] = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("demo-")
     result = result_of(folder)
@@ -147,11 +145,3 @@ def test_demo_runs_in_any_folder_and_ignores_a_stale_allocation(tmp_path: Path) 
     assert result["auc"] > 0.6
     assert "try next:" in done.out
     assert f"info runs/{folder.name}" in done.out
-
-
-def test_demo_inside_an_mpirun_starts_a_job_of_its_own(tmp_path: Path) -> None:
-    done = under_mpirun(1, tmp_path, "-m", "mpips", *DEMO, "--workers", "1", "--servers", "1",
-                        "--out", "nested")
-    assert done.code == 0, done.err
-    assert "1 scheduler + 1 servers + 1 workers" in done.out
-    assert result_of(tmp_path / "nested")["status"] == "done"

@@ -29,9 +29,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(folder: Path) -> Done:
-    """A job on 2 servers and 4 workers, started by mpips, which leaves `first`."""
+    """A job on 2 servers and 4 workers, which leaves `first`; a shell outlived its allocation."""
     return mpips(folder, "train", "small rows.h5", "--servers", "2", "--workers", "4",
-                 "--test", "test.h5", "--out", "first", "--set", "model.tolerance=1e-8")
+                 "--test", "test.h5", "--out", "first", "--set", "model.tolerance=1e-8",
+                 SLURM_JOB_ID="77")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,9 @@ def first(job: Done, folder: Path) -> Path:
 
 def test_job_says_what_runs_and_how_it_ended(job: Done) -> None:
     assert job.code == 0
-    assert job.err == ""
+    assert "SLURM_JOB_ID=77 is set, but" in job.err
+    assert "starting on this machine alone" in job.err
+    assert "error:" not in job.err
     lines = job.out.splitlines()
     assert any("1 scheduler + 2 servers + 4 workers" in line for line in lines)
     assert any(line.startswith("done in") for line in lines)
