@@ -53,6 +53,7 @@ def compile_kernels(say: Callable[[str], None]) -> None:
     Args:
         say: told when it will take a while.
     """
+    use_cache()
     folder = Path(os.environ["NUMBA_CACHE_DIR"])
     if (folder / STAMP).exists():
         return
@@ -74,6 +75,7 @@ def await_kernels(is_first: bool, say: Callable[[str], None]) -> None:
         is_first: whether this is the first rank of its host.
         say: told when it will take a while.
     """
+    use_cache()
     if is_first:
         compile_kernels(say)
         return

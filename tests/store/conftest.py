@@ -2,10 +2,10 @@
 
 import pytest
 
-from mpips.store.compile import warm
+from mpips.node.kernels import compile_kernels
 
 
 @pytest.fixture(scope="session", autouse=True)
 def kernels():
     """Compile all kernels, or load them from the cache."""
-    warm()
+    compile_kernels(print)
