@@ -192,7 +192,11 @@ def _toml_value(value: Any) -> str:
         case dict():
             pairs = [f"{_toml_value(key)} = {_toml_value(item)}" for key, item in value.items()]
             return f"{{{', '.join(pairs)}}}"
-    return msgspec.json.encode(value).decode()
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        remedy = "Rename the file or folder: a config holds text in UTF-8."
+        raise ConfigError(f"{value!r} is no text in UTF-8", "", remedy) from None
 
 
 def _resolve_paths(tree: dict[str, Any], folder: Path) -> None:

@@ -48,6 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Start the two ranks, or be one of them."""
     if arguments.rounds < 1:
         raise UsageError(f"{arguments.rounds} rounds measure nothing", "", "--rounds 1 or more")
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        what = f"{arguments.json} cannot be written: its folder does not exist"
+        raise OutputError(what, "", "Make the folder first.")
     if surroundings.under_mpi():
         be_rank(arguments)
     from mpips.node import mpirun

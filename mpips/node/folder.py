@@ -11,7 +11,7 @@ import msgspec
 from mpips.config import Config, to_toml
 from mpips.errors import FileError, OutputError
 
-RESULT = "result.json"
+CONFIG, METRICS, RESULT = "config.toml", "metrics.jsonl", "result.json"
 
 
 def choose_folder(config: Config) -> Path:
@@ -31,12 +31,15 @@ def make_folder(path: Path) -> None:
     """Make a run folder, or take one that an unfinished run has left.
 
     Raises:
-        OutputError: the folder cannot be made, or holds another run's result.
+        OutputError: the folder cannot be made, or holds another run's result or other things.
     """
+    remedy = "Give another folder with --out, or remove that one."
     try:
         if (path / RESULT).exists():
-            remedy = "Give another folder with --out, or remove that one."
             raise OutputError(f"{path} holds the result of another run", "", remedy)
+        # With --out . a job would write over the very config that it was started with.
+        if (path / CONFIG).exists() and not (path / METRICS).exists():
+            raise OutputError(f"{path} holds a {CONFIG} that no run has written", "", remedy)
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         (path / "log").mkdir(exist_ok=True)
     except OSError as error:
@@ -72,8 +75,8 @@ class RunFolder:
         self.path = path
         make_folder(path)
         try:
-            (path / "config.toml").write_text(to_toml(config), encoding="utf-8")
-            self._metrics = open(path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+            (path / CONFIG).write_text(to_toml(config), encoding="utf-8")
+            self._metrics = open(path / METRICS, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise _cannot_make(path, error) from None
 

@@ -57,7 +57,7 @@ def write_rows(
 ) -> Path:
     """Write random rows, with labels of a random linear model or as given, in turn."""
     rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, min(9, columns + 1), rows)
+    lengths = rng.integers(min(1, columns), min(8, columns) + 1, rows)
     chosen = [np.sort(rng.choice(columns, size, replace=False)) for size in lengths]
     indices = np.concatenate([np.zeros(0, np.int64), *chosen])
     data = rng.normal(size=len(indices)).astype(np.float32)

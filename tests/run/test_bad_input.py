@@ -86,6 +86,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "type.toml").write_text(CONFIG.replace("servers = 1", 'servers = "one"'), "utf-8")
     (folder / "toml.toml").write_text("[run\nservers", "utf-8")
     (folder / "nothing.toml").touch()
+    (folder / "own").mkdir()
+    (folder / "own" / "config.toml").write_text(CONFIG, "utf-8")
     return folder
 
 
@@ -122,6 +124,9 @@ EARLY = [
     ("train job.toml --model ridge", 2, "no kind of model ridge", "linear"),
     ("train job.toml --model no_apps:App", 2, "no_apps:App cannot be imported", "model.kind"),
     ("train job.toml --model my_apps:Nope", 2, "my_apps:Nope", "model.kind"),
+    ("train job.toml --dry-run --out bad\udcff", 2, "is no text in UTF-8", "Rename"),
+    ("train job.toml --out own", 73, "own holds a config.toml that no run", "--out"),
+    ("bench --json no/bench.json", 73, "no/bench.json cannot be written", "Make the folder"),
     ("train job.toml --workers -1", 2, "run.workers", ">= 0"),
     ("train job.toml --servers 0", 2, "run.servers", ">= 1"),
     ("train job.toml --servers two", 2, "--servers", "--help"),

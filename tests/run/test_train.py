@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mpips.apps.linear.exact import ExactLinear
-from mpips.config import parse
+from mpips.config import assign, parse
 from mpips.node.folder import RunFolder
 from mpips.node.local import run_local
 from tests.run.jobs import Done, mpips, result_of, under_mpirun, weights_of, write_rows
@@ -139,3 +139,20 @@ def test_folder_of_another_run_is_not_taken(first: Path, folder: Path) -> None:
     assert done.code == 73
     assert "holds the result of another run" in done.err
     assert (first / "result.json").read_bytes() == result
+
+
+@pytest.mark.parametrize(("rows", "columns", "labels", "workers"), [
+    (0, 5, (), 2), (1, 5, (), 3), (40, 1, (), 2), (40, 0, (-1, 1), 2), (40, 5, (1,), 2),
+])  # fmt: skip
+def test_odd_data_is_trained_on_with_empty_shards_too(
+    rows: int, columns: int, labels: tuple[float, ...], workers: int, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "odd.h5", rows, columns, labels=labels)
+    config = parse("", "", [assign("data.train", str(data)), "run.workers=2",
+                            f"run.logical_workers={workers}", "model.l1=0.01"])
+    result = run_local(ExactLinear, config, RunFolder(tmp_path / "out", config))
+    assert result["converged"]
+    # Without columns nothing can be learnt, with one class everything.
+    assert result["objective"] <= rows * np.log(2) * (1 + 1e-12)
+    assert (result["nonzeros"] > 0) == (rows > 0 and columns > 0)
+    assert len(weights_of(tmp_path / "out")) == columns
