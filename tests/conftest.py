@@ -22,7 +22,7 @@ import pytest
 from mpips.node import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKERS = {"mpi", "slow", "kill", "slurm"}
+MARKERS = {"mpi", "slow", "rates", "kill", "slurm"}
 LISTED_SECONDS, REFUSED_SECONDS = 0.25, 1.0
 UNDER_MPI = any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
 ABORT_CODE = 70

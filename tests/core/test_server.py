@@ -130,7 +130,7 @@ def test_push_that_follows_an_older_one_than_the_last_is_refused() -> None:
     machine = make_server(Table(name="w", size=8, segments=2))
     step(machine, push(1, 1, [(0, 0, 0, 4)]))
     step(machine, push(1, 2, [(0, 1, 0, 4)]))
-    with pytest.raises(ProtocolError, match="push 3 of logical worker 1 .* follows 1, but 2"):
+    with pytest.raises(ProtocolError, match=r"push 3 of logical worker 1 .* follows 1, but 2"):
         step(machine, push(1, 3, [(0, 1, 0, 4)]))
 
 

@@ -211,7 +211,7 @@ def test_whole_numbers_are_written_without_a_point(tmp_path: Path) -> None:
         assert (tmp_path / "b.svm").read_text().startswith("1 0:1 2:99\n")
 
 
-@pytest.mark.slow
+@pytest.mark.rates
 def test_speed_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(1)
     columns = np.cumsum(rng.integers(1, 16, (100_000, 14)), axis=1)

@@ -27,7 +27,7 @@ def show(name, function, keys):
     return result
 
 
-@pytest.mark.slow
+@pytest.mark.rates
 @pytest.mark.parametrize(("update", "dtype"), [("add", "f8"), ("ftrl", "f4")])
 def test_rates_of_a_sparse_store(update, dtype):
     rng = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def test_rates_of_a_sparse_store(update, dtype):
     assert np.array_equal(store._keys[slots], some)
 
 
-@pytest.mark.slow
+@pytest.mark.rates
 @pytest.mark.parametrize("update", ["add", "sgd", "adagrad", "adam", "ftrl", "proximal"])
 def test_rates_of_a_dense_store(update):
     print(f"\n{update}, f4: whole range of {MESSAGE:,} keys")
@@ -69,7 +69,7 @@ def test_rates_of_a_dense_store(update):
     assert out.any()
 
 
-@pytest.mark.slow
+@pytest.mark.rates
 @pytest.mark.parametrize("share", [1.0, 0.9, 0.3])
 def test_rates_of_sums(share):
     rng = np.random.default_rng(0)
