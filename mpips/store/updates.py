@@ -6,14 +6,14 @@ from typing import Final
 
 from mpips.errors import ConfigError
 from mpips.store.builtin import Add, Assign, Max
-from mpips.store.optimisers import AdaGrad, Adam, Ftrl, Proximal, Sgd
+from mpips.store.optimisers import AdaGrad, Adam, AdaRevision, Ftrl, Proximal, Sgd
 from mpips.store.update import Field, Update
 from mpips.store.user import UserUpdate
 
 __all__ = ["BUILT_IN", "Field", "Update", "UserUpdate", "find_update"]
 
 BUILT_IN: Final[dict[str, type[Update]]] = {
-    kind.name: kind for kind in (Add, Assign, Max, Sgd, AdaGrad, Adam, Ftrl, Proximal)
+    kind.name: kind for kind in (Add, Assign, Max, Sgd, AdaGrad, AdaRevision, Adam, Ftrl, Proximal)
 }
 
 

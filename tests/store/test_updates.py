@@ -18,6 +18,7 @@ CASES = {
     "sgd": {"lr": 0.3, "l2": 0.25},
     "sgd momentum": {"lr": 0.3, "l2": 0.25, "momentum": 0.75},
     "adagrad": {"lr": 0.5, "beta": 0.125, "l1": 0.2},
+    "adarevision": {"lr": 0.5, "beta": 0.125, "l1": 0.2},
     "adam": {"lr": 0.1, "beta1": 0.8, "beta2": 0.95, "eps": 0.01},
     "ftrl": {"alpha": 0.7, "beta": 0.9, "l1": 0.4, "l2": 0.3},
     "proximal": {"l1": 0.5, "lr": 0.8, "delta": 0.6, "delta_max": 1.5},
@@ -52,7 +53,19 @@ def sgd_momentum(s, g, lr, l2, momentum):
 def adagrad(s, g, lr, beta, l1):
     n = s["n"] + g * g
     step = lr / (beta + np.sqrt(n))
-    return {"w": shrink(s["w"] - step * g, step * l1), "n": n}
+    return {"w": np.where(g == 0, s["w"], shrink(s["w"] - step * g, step * l1)), "n": n}
+
+
+def adarevision(s, pushed, lr, beta, l1):
+    g, known = np.split(pushed, 2, axis=1)
+    b = s["sum"] - known
+    # What is in brackets may cancel, so that its order matters.
+    z = s["z"] + (g * g + 2 * g * b)
+    top = np.maximum(z, s["top"])
+    before, step = lr / (beta + np.sqrt(s["top"])), lr / (beta + np.sqrt(top))
+    w = shrink(s["w"] - step * g + (before - step) * b, step * l1)
+    new = {"w": w, "sum": s["sum"] + g, "z": z, "top": top}
+    return {name: np.where(g == 0, s[name], column) for name, column in new.items()}
 
 
 def adam(s, g, lr, beta1, beta2, eps):
@@ -89,6 +102,7 @@ FORMULAS = {
     "sgd": sgd,
     "sgd momentum": sgd_momentum,
     "adagrad": adagrad,
+    "adarevision": adarevision,
     "adam": adam,
     "ftrl": ftrl,
     "proximal": proximal,
@@ -134,10 +148,10 @@ def test_update_is_its_formula_in_float64_rounded_to_the_state(case, width, dtyp
         # Powers near 1 are taken from 1 in Adam, which magnifies their last bit.
         np.testing.assert_array_max_ulp(rows, expected, maxulp=64 if case == "adam" else 4)
 
-    # A pull gives the first field, or FTRL's weights.
-    out = np.empty((50, width), dtype)
+    # A pull gives the first fields, or FTRL's weights.
+    out = np.empty((50, update.pull_width), dtype)
     update.read(rows, NO_SLOTS, 0, out)
-    expected = rows[:, :width]
+    expected = rows[:, : update.pull_width]
     if case == "ftrl":
         wide = rows.astype(np.float64)
         expected = ftrl_weight(wide[:, :width], wide[:, width:], **CASES[case]).astype(dtype)
@@ -163,7 +177,7 @@ def test_slots_range_and_pieces_give_the_same_bits(case, width, dtype):
     assert (by_range[:5] == update.initial_row(dtype)).all()
 
     # Reading in both ways gives the same bits too.
-    one, other = np.empty((count, width), dtype), np.empty((count, width), dtype)
+    one, other = (np.empty((count, update.pull_width), dtype) for _ in range(2))
     update.read(by_range, NO_SLOTS, 5, one)
     update.read(by_range, np.arange(5, 5 + count), 0, other)
     assert one.tobytes() == other.tobytes()

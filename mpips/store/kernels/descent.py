@@ -1,4 +1,4 @@
-"""Gradient steps: plain, with momentum, two adaptive ones, and one inside a trust region."""
+"""Gradient steps: plain, with momentum, three adaptive ones, and one inside a trust region."""
 
 import math
 
@@ -67,10 +67,45 @@ def adagrad(
         r = slots[i] if len(slots) else first + i
         for c in range(width):
             g = np.float64(values[i, c])
+            if g == 0.0:
+                continue
             n = np.float64(rows[r, width + c]) + g * g
             step = lr / (beta + math.sqrt(n))
             rows[r, width + c] = n
             rows[r, c] = _shrink(np.float64(rows[r, c]) - step * g, step * l1)
+
+
+@compiled(*apply_signatures(3))
+def adarevision(
+    rows: ValueArray,
+    slots: Slots,
+    first: int,
+    values: ValueArray,
+    lr: float,
+    beta: float,
+    l1: float,
+) -> None:
+    """Take AdaGrad's step, and revise those that came in between; a row is w, sum, z, top."""
+    width = values.shape[1] // 2
+    for i in range(values.shape[0]):
+        r = slots[i] if len(slots) else first + i
+        for c in range(width):
+            g = np.float64(values[i, c])
+            if g == 0.0:
+                continue
+            total = np.float64(rows[r, width + c])
+            top = np.float64(rows[r, 3 * width + c])
+            # What others have pushed since the weight was read that g was computed with.
+            missed = total - np.float64(values[i, width + c])
+            z = np.float64(rows[r, 2 * width + c]) + (g * g + 2.0 * g * missed)
+            before = lr / (beta + math.sqrt(top))
+            top = max(z, top)
+            step = lr / (beta + math.sqrt(top))
+            w = np.float64(rows[r, c]) - step * g + (before - step) * missed
+            rows[r, c] = _shrink(w, step * l1)
+            rows[r, width + c] = total + g
+            rows[r, 2 * width + c] = z
+            rows[r, 3 * width + c] = top
 
 
 @compiled(*apply_signatures(3))
