@@ -34,19 +34,20 @@ class Aggregation:
         """Queue a push of a logical worker; its values are kept, not copied."""
         self._queues[stream].append(contribution)
 
-    def take(self) -> list[Contribution] | None:
-        """Return the next clock's pushes in the order of logical ids, or None if one is missing.
+    def take(self) -> dict[int, Contribution] | None:
+        """Return the next clock's pushes by logical worker, or None if one may still come.
 
-        Raises:
-            ProtocolError: the logical workers do not push the same clocks.
+        A logical worker that has pushed a later clock contributes nothing to this one: its clocks
+        rise, so a push of this clock cannot come from it any more.
         """
         if not all(self._queues):
             return None
-        taken = [queue.popleft() for queue in self._queues]
-        if any(c.clock != taken[0].clock for c in taken):
-            clocks = [c.clock for c in taken]
-            raise ProtocolError(f"logical workers push different clocks to a segment: {clocks}")
-        return taken
+        clock = min(queue[0].clock for queue in self._queues)
+        return {
+            stream: queue.popleft()
+            for stream, queue in enumerate(self._queues)
+            if queue[0].clock == clock
+        }
 
 
 def sum_contributions(
@@ -54,9 +55,13 @@ def sum_contributions(
 ) -> tuple[KeyArray | Range, ValueArray]:
     """Return where the contributions lie and their sum, added in list order.
 
+    A key list without keys is a note of the clock, and adds nothing.
+
     Raises:
         ProtocolError: some are ranges that differ, or ranges and key lists are mixed.
     """
+    filled = [c for c in contributions if isinstance(c.where, tuple) or len(c.where)]
+    contributions = filled or contributions[:1]
     first = contributions[0]
     if len({type(contribution.where) for contribution in contributions}) > 1:
         raise ProtocolError("logical workers push ranges and key lists in one clock")

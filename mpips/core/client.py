@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mpips.core.consistency import History
 from mpips.core.machine import Effect, Finished, Machine, Send
 from mpips.core.slicing import Piece, Range, Request, cut_keys, cut_range, group
 from mpips.errors import ProtocolError
@@ -32,17 +33,29 @@ class Task:
     within: Range | None
     after: set[int]
     out: np.ndarray | None
+    pieces: list[Piece] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
+    needs: list[int] = field(default_factory=list)
+    number: int = 0
     requests: dict[int, Request] = field(default_factory=dict)
     found: dict[int, tuple[KeyArray, np.ndarray]] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
 class Stream:
-    """What one logical worker has pushed to one table: numbers and clocks, by segment."""
+    """What one logical worker has pushed to one table.
 
-    number: int
-    numbers: list[int]
-    clocks: list[int]
+    Attributes:
+        number: of the last push.
+        numbers: of the last push on each segment.
+        history: the clocks of its pushes.
+        open: clock and timestamp of the pushes that may be unfinished, in their order.
+    """
+
+    def __init__(self, segments: int) -> None:
+        self.number = 0
+        self.numbers = [0] * segments
+        self.history = History(segments)
+        self.open: deque[tuple[int, int]] = deque()
 
 
 class ClientMachine(Machine):
@@ -93,9 +106,9 @@ class ClientMachine(Machine):
             values: `(n, push width)` of the table's dtype, or None; not copied: it must not
                 change before the task is finished.
             pull: whether values shall come back.
-            clock: the logical worker's clock, higher than that of its push before on any of these
-                segments; 0: the number of its push on this table.
-            within: the range that a push of a key list to an aggregating table declares: all
+            clock: the logical worker's clock, higher than that of its push before on this table;
+                0: the next one.
+            within: the range that a push of a key list to a table with clocks declares: all
                 logical workers push something, or nothing, to all of its segments; None: the
                 whole table.
             after: timestamps of tasks that must be finished before this one starts (OSDI 2014,
@@ -103,18 +116,23 @@ class ClientMachine(Machine):
             out: `(n, pull width)`, where the pulled values shall be written; None: a new array.
 
         Raises:
-            ValueError: the clock of a push to an aggregating table does not rise.
+            ValueError: the clock of a push to a table with clocks does not rise.
         """
         assert pull or values is not None
         self._timestamp += 1
-        waiting = {t for t in after if t in self._tasks}
         task = Task(
-            self._timestamp, table, stream, where, values, pull, clock, within, waiting, out
+            self._timestamp, table, stream, where, values, pull, clock, within, set(after), out
         )
+        # Cut and number it now, whenever it is sent: pushes are applied in this order.
+        self._cut(task)
+        if values is not None:
+            self._number(task)
+        task.needs = self._needs(task) if pull else []
         self._tasks[task.timestamp] = task
-        for other in waiting:
+        task.after = {t for t in task.after if t in self._tasks}
+        for other in task.after:
             self._followers.setdefault(other, []).append(task)
-        if waiting:
+        if task.after:
             return task.timestamp, []
         return task.timestamp, self._send(task) or self._finish(task)
 
@@ -154,71 +172,88 @@ class ClientMachine(Machine):
 
     # -- Sending ---------------------------------------------------------------------------------
 
+    def _cut(self, task: Task) -> None:
+        """Cut a task by segment."""
+        table = self.tables[task.table]
+        if isinstance(task.where, tuple):
+            task.pieces = cut_range(table, *task.where)
+            return
+        is_told = table.has_clocks and task.values is not None
+        notes = (task.within or (0, table.size)) if is_told else None
+        task.pieces = cut_keys(table, task.where, notes)
+
+    def _number(self, task: Task) -> None:
+        """Give a push its number and clock, and its slices the numbers of the pushes before.
+
+        Raises:
+            ValueError: the clock does not rise.
+        """
+        table, stream = self.tables[task.table], self._stream(task)
+        task.clock = task.clock or stream.history.clock + 1
+        if table.has_clocks and task.pieces:
+            # A clock that stands still or goes back would let pulls see what is too old.
+            if task.clock <= stream.history.clock:
+                raise ValueError(
+                    f"logical worker {task.stream} pushes clock {task.clock} to table"
+                    f" {table.name} after clock {stream.history.clock}"
+                )
+            stream.history.begin(task.clock, task.pieces[0].segment, task.pieces[-1].segment)
+        if table.mode != "eventual":
+            # At most max_delay + 1 tasks of a logical worker are under way.
+            oldest = task.clock - table.max_delay - 1
+            while stream.open and stream.open[0][1] not in self._tasks:
+                stream.open.popleft()
+            task.after.update(t for clock, t in stream.open if clock <= oldest)
+            stream.open.append((task.clock, task.timestamp))
+        stream.number += 1
+        task.number = stream.number
+        for piece in task.pieces:
+            task.marks.append(stream.numbers[piece.segment])
+            stream.numbers[piece.segment] = stream.number
+
+    def _needs(self, task: Task) -> list[int]:
+        """Return the clocks that a pull waits for, by piece; none where it never waits."""
+        table = self.tables[task.table]
+        if table.mode == "eventual":
+            return []
+        history = self._stream(task).history
+        return [history.need(piece.segment, table.max_delay) for piece in task.pieces]
+
+    def _stream(self, task: Task) -> Stream:
+        stream = self._streams.get((task.table, task.stream))
+        if stream is None:
+            stream = Stream(self.tables[task.table].segments)
+            self._streams[task.table, task.stream] = stream
+        return stream
+
     def _send(self, task: Task) -> list[Effect]:
         """Return the requests of a task; none if it touches no segment."""
         assert self._view is not None, "no view yet"
         table = self.tables[task.table]
         push_width, pull_width = self.widths[task.table]
         pushes = task.values is not None
-        # Cut by segment.
-        if isinstance(task.where, tuple):
-            pieces = cut_range(table, *task.where)
-            key_bytes = 0
-        else:
-            notes = (task.within or (0, table.size)) if table.aggregate and pushes else None
-            pieces = cut_keys(table, task.where, notes)
-            key_bytes = 8
-        marks = self._mark(task, pieces) if pushes else self._needs(task, pieces, table)
         # Group by owner; the larger of the two ways counts.
         width = max(push_width if pushes else 0, pull_width if task.pull else 0)
-        key_bytes += width * DTYPES[table.dtype].itemsize
-        requests = group(pieces, self._view.owners[task.table], key_bytes)
+        key_bytes = width * DTYPES[table.dtype].itemsize
+        key_bytes += 0 if isinstance(task.where, tuple) else 8
+        requests = group(task.pieces, self._view.owners[task.table], key_bytes)
         self._pushes += pushes
         self._pulls += task.pull
-        return [self._message(task, request, marks) for request in requests]
+        places = {piece.segment: at for at, piece in enumerate(task.pieces)}
+        return [self._message(task, request, places) for request in requests]
 
-    def _mark(self, task: Task, pieces: list[Piece]) -> dict[int, int]:
-        """Number a push, and return the numbers of the pushes before, by segment."""
-        stream = self._stream(task)
-        task.clock = task.clock or stream.number + 1
-        # A clock that stands still or goes back would let pulls see what is too old.
-        latest = max((stream.clocks[piece.segment] for piece in pieces), default=0)
-        if self.tables[task.table].aggregate and task.clock <= latest:
-            del self._tasks[task.timestamp]
-            raise ValueError(
-                f"logical worker {task.stream} pushes clock {task.clock} to table"
-                f" {self.tables[task.table].name} after clock {latest}"
-            )
-        stream.number += 1
-        marks = {}
-        for piece in pieces:
-            marks[piece.segment] = stream.numbers[piece.segment]
-            stream.numbers[piece.segment] = stream.number
-            stream.clocks[piece.segment] = task.clock
-        return marks
-
-    def _needs(self, task: Task, pieces: list[Piece], table: Table) -> dict[int, int]:
-        """Return the clocks that a pull needs, by segment: one's own last push, in `sequential`."""
-        if table.mode == "eventual":
-            return {piece.segment: 0 for piece in pieces}
-        clocks = self._stream(task).clocks
-        return {piece.segment: clocks[piece.segment] for piece in pieces}
-
-    def _stream(self, task: Task) -> Stream:
-        stream = self._streams.get((task.table, task.stream))
-        if stream is None:
-            zeros = [0] * self.tables[task.table].segments
-            stream = self._streams[task.table, task.stream] = Stream(0, zeros, zeros.copy())
-        return stream
-
-    def _message(self, task: Task, request: Request, marks: dict[int, int]) -> Send:
+    def _message(self, task: Task, request: Request, places: dict[int, int]) -> Send:
         assert self._view is not None
         self._request += 1
         self._requests[self._request] = task
         task.requests[self._request] = request
+        at = [places[piece.segment] for piece in request.pieces]
+        needs = tuple(task.needs[i] for i in at) if task.needs else ()
+        # A pull's slices are marked with what they need, a push's with the push before.
+        marks = [task.marks[i] for i in at] if task.marks else needs or (0,) * len(at)
         slices: list[Slice] = [
-            (piece.segment, marks[piece.segment], piece.begin, piece.count)
-            for piece in request.pieces
+            (piece.segment, mark, piece.begin, piece.count)
+            for piece, mark in zip(request.pieces, marks, strict=True)
         ]
         spans = request.spans()
         keys = None if isinstance(task.where, tuple) else _take_spans(task.where, spans)
@@ -237,12 +272,13 @@ class ClientMachine(Machine):
                 request=self._request,
                 table=task.table,
                 stream=task.stream,
-                number=self._stream(task).number,
+                number=task.number,
                 clock=task.clock,
                 pull=task.pull,
                 slices=slices,
                 keys=keys,
                 values=_take_spans(task.values, spans),
+                needs=needs,
             )
         return Send(request.owner, message)
 

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from mpips.core.aggregation import Aggregation, Contribution, sum_contributions
+from mpips.core.clock import VectorClock
 from mpips.core.machine import Effect, Machine, Send
 from mpips.core.slicing import Range
 from mpips.errors import ProtocolError
@@ -30,6 +31,7 @@ class Pending:
 
     source: int
     message: Push | Pull
+    since: float
     open: int = 0
 
 
@@ -47,7 +49,7 @@ class Held:
         # By segment, then by stream: the number accepted last, and the number applied last.
         self.accepted = [[0] * streams for _ in range(segments)]
         self.applied = [[0] * streams for _ in range(segments)]
-        self.clocks = [0] * segments
+        self.clocks = VectorClock(segments, streams)
         self.sums = [Aggregation(streams) for _ in range(segments)] if self.table.aggregate else []
         # By segment and stream: what came early, by the number before it, and who waits.
         self.early: dict[tuple[int, int], dict[int, Contribution]] = {}
@@ -84,9 +86,9 @@ class ServerMachine(Machine):
         """Take a push or a pull and return the answers that are due."""
         match message:
             case Push():
-                return self._step_push(source, message)
+                return self._step_push(now, source, message)
             case Pull():
-                return self._step_pull(source, message)
+                return self._step_pull(now, source, message)
         raise ProtocolError(f"server {self.node}: no step for {type(message).__name__}")
 
     def validate(self) -> None:
@@ -109,16 +111,31 @@ class ServerMachine(Machine):
             **{key: sum(s.statistics()[key] for s in self.stores) for key in ("keys", "bytes")},
         }
 
+    def stalled(self, before: float) -> list[str]:
+        """Return, for people, who is waited for by the pulls that came before a time."""
+        lines = []
+        for held in self._held:
+            for pending in held.waiting:
+                if pending.since >= before:
+                    continue
+                for stream, segment, _ in held.clocks.missing(_needs(pending.message)):
+                    begin, end = held.table.segment_range(segment)
+                    lines.append(
+                        f"node {pending.source} waits for logical worker {stream} on keys"
+                        f" [{begin}, {end}) of {held.table.name}"
+                    )
+        return lines
+
     # -- Pushes ----------------------------------------------------------------------------------
 
-    def _step_push(self, source: int, push: Push) -> list[Effect]:
+    def _step_push(self, now: float, source: int, push: Push) -> list[Effect]:
         held = self._held[push.table]
         self._pushes += 1
         # Nearly always every slice is the next of its stream, and the message is one update.
         if not held.table.aggregate and self._is_next(held, push):
             self._apply_whole(held, push)
-            return [self._answer(held, source, push)]
-        pending = Pending(source, push, open=len(push.slices))
+            return self._answer_push(held, Pending(source, push, now)) + self._release_waiting(held)
+        pending = Pending(source, push, now, len(push.slices))
         effects: list[Effect] = []
         for segment, previous, contribution in _contributions(push):
             accepted = held.accepted[segment][push.stream]
@@ -156,6 +173,10 @@ class ServerMachine(Machine):
         for segment, _, _, _ in push.slices:
             held.accepted[segment][push.stream] = push.number
             held.applied[segment][push.stream] = push.number
+        # What lies between belongs to the push's range, and to other servers.
+        if held.table.has_clocks and push.slices:
+            first, last = push.slices[0][0], push.slices[-1][0]
+            held.clocks.advance(push.stream, first, last + 1, push.clock)
 
     def _park(
         self, held: Held, segment: int, stream: int, previous: int, contribution: Contribution
@@ -186,14 +207,19 @@ class ServerMachine(Machine):
         if not held.table.aggregate:
             _update(held.store, contribution.where, contribution.values)
             held.applied[segment][stream] = contribution.number
+            if held.table.has_clocks:
+                held.clocks.advance(stream, segment, segment + 1, contribution.clock)
             return
         held.sums[segment].add(stream, contribution)
         while (taken := held.sums[segment].take()) is not None:
-            where, values = sum_contributions(taken)
+            where, values = sum_contributions(list(taken.values()))
             _update(held.store, where, values)
-            held.clocks[segment] = taken[0].clock
-            for other, part in enumerate(taken):
+            clock = max(part.clock for part in taken.values())
+            for other, part in taken.items():
                 held.applied[segment][other] = part.number
+            # Who has contributed nothing has said by a later push that it will not.
+            for other in range(len(held.applied[segment])):
+                held.clocks.advance(other, segment, segment + 1, clock)
 
     def _release(self, held: Held, segment: int, stream: int) -> list[Effect]:
         """Return the answers to pushes whose last slice has now been applied."""
@@ -211,26 +237,32 @@ class ServerMachine(Machine):
                     continue
                 pending.open -= 1
                 if pending.open == 0:
-                    effects.append(self._answer(held, pending.source, pending.message))
+                    effects += self._answer_push(held, pending)
             if still:
                 held.unapplied[segment, other] = still
             else:
                 del held.unapplied[segment, other]
         return effects
 
+    def _answer_push(self, held: Held, pending: Pending) -> list[Effect]:
+        """Return the answer to a push that is applied, unless its pull has to wait."""
+        if self._may_read(held, pending.message):
+            return [self._answer(held, pending.source, pending.message)]
+        held.waiting.append(pending)
+        return []
+
     # -- Pulls -----------------------------------------------------------------------------------
 
-    def _step_pull(self, source: int, pull: Pull) -> list[Effect]:
+    def _step_pull(self, now: float, source: int, pull: Pull) -> list[Effect]:
         held = self._held[pull.table]
         self._pulls += 1
         if self._may_read(held, pull):
             return [self._answer(held, source, pull)]
-        held.waiting.append(Pending(source, pull))
+        held.waiting.append(Pending(source, pull, now))
         return []
 
-    def _may_read(self, held: Held, pull: Push | Pull) -> bool:
-        clocks = held.clocks
-        return all(clocks[segment] >= mark for segment, mark, _, _ in pull.slices)
+    def _may_read(self, held: Held, message: Push | Pull) -> bool:
+        return held.table.mode == "eventual" or held.clocks.reached(_needs(message))
 
     def _release_waiting(self, held: Held) -> list[Effect]:
         """Return the answers to pulls whose clocks have come."""
@@ -273,6 +305,17 @@ class ServerMachine(Machine):
             store.read_range(begin, end, out[at : at + end - begin])
             at += end - begin
         return None, out, []
+
+
+def _needs(message: Push | Pull) -> Iterator[tuple[int, int, int]]:
+    """Yield the clocks that a pull waits for: first segment, the one after the last, clock."""
+    if isinstance(message, Push):
+        needs = message.needs
+    else:
+        needs = tuple(mark for _, mark, _, _ in message.slices)
+    for (segment, _, _, _), need in zip(message.slices, needs, strict=False):
+        if need:
+            yield segment, segment + 1, need
 
 
 def _update(store: Store, where: KeyArray | Range, values: ValueArray) -> None:

@@ -1,5 +1,6 @@
 """A server: holds its part of the model, and runs the app's server functions on it."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, final
 
@@ -11,6 +12,10 @@ from mpips.store.table import make_store
 from mpips.transport.base import Transport
 from mpips.wire.messages import Call, Message
 from mpips.wire.types import View
+
+log = logging.getLogger(__name__)
+
+STALL_S = 10.0
 
 
 @final
@@ -25,6 +30,7 @@ class ServerNode(Member):
         super().__init__(transport, clock, kind, config)
         self.machine: ServerMachine | None = None
         self.app: App | None = None
+        self._next_look = 0.0
 
     def know(self) -> dict[str, Any]:
         """Return nothing: servers do not read the data."""
@@ -48,6 +54,14 @@ class ServerNode(Member):
         """Step the machine."""
         assert self.machine is not None, "a push or pull before the start"
         self.carry_out(self.machine.step(self.clock(), source, message))
+
+    def tick(self, now: float) -> None:
+        """Note in the log whom pulls have been waiting for, now and then."""
+        if self.machine is None or now < self._next_look:
+            return
+        self._next_look = now + STALL_S
+        for line in self.machine.stalled(now - STALL_S):
+            log.warning("for %.0f s or more, %s", STALL_S, line)
 
     def counters(self) -> dict[str, int]:
         """Return the machine's counters."""

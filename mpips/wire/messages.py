@@ -43,6 +43,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 class Push(Message, frozen=True, tag=1):
     """Client to owner: apply these values; answered by `PushAck`, or `Values` if `pull`.
 
+    `needs` are the clocks that a pull waits for, by slice; none if it waits for nothing more.
     A key of the slices' range that is not in `keys` takes the clock and keeps its value
     (OSDI 2014, section 4.2). A duplicate is answered again and applied no second time.
     """
@@ -56,6 +57,7 @@ class Push(Message, frozen=True, tag=1):
     slices: list[Slice]
     keys: np.ndarray | None
     values: np.ndarray
+    needs: tuple[int, ...] = ()
     coding: tuple[Coding, ...] = ()
 
 

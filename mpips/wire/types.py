@@ -16,7 +16,7 @@ PROPOSERS_MAX: Final = 2**20
 
 DTYPES: Final[dict[str, np.dtype[Any]]] = {"f4": np.dtype(np.float32), "f8": np.dtype(np.float64)}
 ROLES: Final = ("scheduler", "server", "worker", "spare")
-MODES: Final = ("sequential", "eventual")
+MODES: Final = ("sequential", "bounded", "eventual")
 
 
 def make_epoch(counter: int, proposer: int) -> int:
@@ -44,8 +44,11 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         settings: the update function's settings by name.
         aggregate: True: updated once for each clock, with the sum of all logical workers' pushes
             in the order of their ids; False: updated at each push.
-        mode: "sequential" (pulls wait for every logical worker's push of the clock before) or
-            "eventual" (pulls never wait).
+        mode: "sequential" (pulls wait for every logical worker's push of the clock before),
+            "bounded" (they wait for the clocks up to `max_delay` before that), or "eventual"
+            (pulls never wait).
+        max_delay: of "bounded": how many clocks a logical worker may be ahead of what it reads,
+            tau in the paper. 0 waits longest; the larger, the staler the values.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, float] = {}
     aggregate: bool = False
     mode: str = "eventual"
+    max_delay: int = 0
 
     def __post_init__(self) -> None:
         assert self.kind in ("dense", "sparse"), self.kind
@@ -68,7 +72,14 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         assert self.segments >= 0, self.segments
         assert (self.kind == "sparse") == (self.size == KEY_SPACE), (self.kind, self.size)
         assert self.kind == "dense" or self.segments != 1, "a sparse table has 2 segments or more"
+        assert self.max_delay >= 0, self.max_delay
+        assert self.mode == "bounded" or not self.max_delay, "max_delay is of bounded tables"
         assert self.mode != "sequential" or self.aggregate, "sequential tables aggregate"
+
+    @property
+    def has_clocks(self) -> bool:
+        """Return whether pushes move clocks, and tell segments that have none of their keys."""
+        return self.aggregate or self.mode != "eventual"
 
     def cut(self, servers: int) -> "Table":
         """Return the table with its segments decided: many a server, none tiny.

@@ -13,10 +13,8 @@ from mpips.core.aggregation import Aggregation, Contribution
 from mpips.core.client import ClientMachine
 from mpips.core.machine import Effect, Send
 from mpips.core.server import Held, ServerMachine
-from mpips.core.slicing import Piece
 from mpips.errors import ProtocolError
 from mpips.wire.messages import Pull, Push, PushAck, Values
-from mpips.wire.types import Table
 from tests.core.schedules import FreeSchedule, SumSchedule
 
 SEEDS = 60
@@ -25,12 +23,12 @@ SEEDS = 60
 class NoDuplicateCheck(ServerMachine):
     """Applies a push each time that it comes."""
 
-    def _step_push(self, source: int, push: Push) -> list[Effect]:
+    def _step_push(self, now: float, source: int, push: Push) -> list[Effect]:
         accepted = self._held[push.table].accepted
         for segment, mark, _, _ in push.slices:
             if push.number <= accepted[segment][push.stream]:
                 accepted[segment][push.stream] = mark
-        return super()._step_push(source, push)
+        return super()._step_push(now, source, push)
 
     def validate(self) -> None:
         """Hide what is broken."""
@@ -39,11 +37,11 @@ class NoDuplicateCheck(ServerMachine):
 class NoParking(ServerMachine):
     """Applies a push that comes early as if it were the next one."""
 
-    def _step_push(self, source: int, push: Push) -> list[Effect]:
+    def _step_push(self, now: float, source: int, push: Push) -> list[Effect]:
         accepted = self._held[push.table].accepted
         for segment, mark, _, _ in push.slices:
             accepted[segment][push.stream] = max(mark, accepted[segment][push.stream])
-        return super()._step_push(source, push)
+        return super()._step_push(now, source, push)
 
 
 class DropsEarly(ServerMachine):
@@ -63,9 +61,11 @@ class PullNotHeldBack(ServerMachine):
 class PullHeldForFirstSliceOnly(ServerMachine):
     """Answers a pull when its first slice is ready."""
 
-    def _may_read(self, held: Held, pull: Push | Pull) -> bool:
-        segment, mark, _, _ = pull.slices[0]
-        return held.clocks[segment] >= mark
+    def _may_read(self, held: Held, message: Push | Pull) -> bool:
+        segment, mark, _, _ = message.slices[0]
+        if isinstance(message, Push):
+            return super()._may_read(held, message)
+        return held.clocks.least(segment, segment + 1) >= mark
 
 
 class PullNeverReleased(ServerMachine):
@@ -79,7 +79,8 @@ class ClockBeforeSum(ServerMachine):
     """Moves the clock when the first push of it comes."""
 
     def _apply(self, held: Held, segment: int, stream: int, contribution: Contribution) -> None:
-        held.clocks[segment] = max(held.clocks[segment], contribution.clock)
+        for other in range(len(held.applied[segment])):
+            held.clocks.advance(other, segment, segment + 1, contribution.clock)
         super()._apply(held, segment, stream, contribution)
 
 
@@ -94,8 +95,8 @@ class AckEarly(ServerMachine):
 class AckAtOnce(ServerMachine):
     """Acknowledges every push as soon as it comes."""
 
-    def _step_push(self, source: int, push: Push) -> list[Effect]:
-        held, effects = self._held[push.table], super()._step_push(source, push)
+    def _step_push(self, now: float, source: int, push: Push) -> list[Effect]:
+        held, effects = self._held[push.table], super()._step_push(now, source, push)
         mine = [e for e in effects if isinstance(e, Send) and isinstance(e.message, PushAck)]
         if not push.pull and not any(e.message.request == push.request for e in mine):
             effects.append(self._answer(held, source, push))
@@ -114,11 +115,11 @@ class AckOfOneSlice(ServerMachine):
 class DuplicateNotAnswered(ServerMachine):
     """Drops a push that was accepted before, with its answer."""
 
-    def _step_push(self, source: int, push: Push) -> list[Effect]:
+    def _step_push(self, now: float, source: int, push: Push) -> list[Effect]:
         accepted = self._held[push.table].accepted
         if all(push.number <= accepted[s][push.stream] for s, _, _, _ in push.slices):
             return []
-        return super()._step_push(source, push)
+        return super()._step_push(now, source, push)
 
 
 class ParkedOnceOnly(ServerMachine):
@@ -147,30 +148,32 @@ class ParkedSliceStays(ServerMachine):
 class NumbersOfAllSegments(ClientMachine):
     """Gives the number of the push before on any segment, not on this one."""
 
-    def _mark(self, task: client.Task, pieces: list[Piece]) -> dict[int, int]:
-        return dict.fromkeys(super()._mark(task, pieces), self._stream(task).number - 1)
+    def _number(self, task: client.Task) -> None:
+        super()._number(task)
+        task.marks = [task.number - 1] * len(task.pieces)
 
 
 class NoNumbers(ClientMachine):
     """Does not say which push was before."""
 
-    def _mark(self, task: client.Task, pieces: list[Piece]) -> dict[int, int]:
-        return dict.fromkeys(super()._mark(task, pieces), 0)
+    def _number(self, task: client.Task) -> None:
+        super()._number(task)
+        task.marks = [0] * len(task.pieces)
 
 
 class NoNeeds(ClientMachine):
     """Does not say which clock a pull needs."""
 
-    def _needs(self, task: client.Task, pieces: list[Piece], table: Table) -> dict[int, int]:
-        return dict.fromkeys((piece.segment for piece in pieces), 0)
+    def _needs(self, task: client.Task) -> list[int]:
+        return [0] * len(task.pieces)
 
 
 class NoNotes(ClientMachine):
     """Sends nothing to segments without keys."""
 
-    def _message(self, task: client.Task, request: Any, marks: dict[int, int]) -> Send:
+    def _message(self, task: client.Task, request: Any, places: dict[int, int]) -> Send:
         request.pieces = [piece for piece in request.pieces if piece.count] or request.pieces[:1]
-        return super()._message(task, request, marks)
+        return super()._message(task, request, places)
 
 
 class IgnoresAfter(ClientMachine):
@@ -271,10 +274,10 @@ class ArrivalOrder(Aggregation):
         self._order[id(contribution)] = next(self._serial)
         super().add(stream, contribution)
 
-    def take(self) -> list[Contribution] | None:
+    def take(self) -> dict[int, Contribution] | None:
         """Return the pushes in the order of their coming."""
         taken = super().take()
-        return taken and sorted(taken, key=lambda part: self._order[id(part)])
+        return taken and dict(sorted(taken.items(), key=lambda item: self._order[id(item[1])]))
 
 
 def sum_backwards(parts: list[Contribution]) -> Any:

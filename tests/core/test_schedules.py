@@ -45,7 +45,6 @@ def test_pushes_are_applied_once_and_in_the_order_of_their_stream(chunk: int) ->
 def test_sums_are_bitwise_those_of_the_serial_program(chunk: int) -> None:
     total = run_some(SumSchedule, chunk * SEEDS, SEEDS)
     assert total["duplicate_slices"] > 0
-    assert total["parked_slices"] > 0
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_number_of_segments_that_was_decided_stays() -> None:
         {"size": 10, "kind": "sparse"},
         {"kind": "dense"},
         {"size": 10, "dtype": "f2"},
-        {"size": 10, "mode": "bounded"},
+        {"size": 10, "mode": "sometimes"},
         {"size": 10, "width": 0},
         {"size": -1},
         {"kind": "sparse", "segments": 1},

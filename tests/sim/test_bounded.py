@@ -1,0 +1,109 @@
+"""Bounded delay: nobody reads what is staler than tau, and some read exactly that (section 3.4)."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from mpips.config import parse
+from mpips.core.client import ClientMachine
+from mpips.core.consistency import History
+from mpips.node.app import App
+from mpips.node.kv import Worker
+from mpips.testing.cluster import Simulation
+from mpips.wire.types import Table
+
+LOGICAL_WORKERS, TASKS = 4, 12
+
+
+class Counting(App):
+    """Each logical worker counts its tasks under its own key, and reads those of the others."""
+
+    mode: ClassVar[str] = "bounded"
+    max_delay: ClassVar[int] = 0
+
+    def tables(self) -> list[Table]:
+        """Return a table with a key for each logical worker, on several servers."""
+        size = self.job.logical_workers
+        mode = {"mode": "bounded", "max_delay": self.max_delay} if self.mode == "bounded" else {}
+        return [Table(name="n", size=size, segments=size, **mode)]
+
+    async def work(self, worker: Worker) -> dict[str, Any]:
+        """Return how stale the reads were at worst, in tasks, and whether pushes were lost."""
+        key, one = np.array([worker.id], np.uint64), np.ones(1)
+        staleness, pushes = 0, []
+        for task in range(1, TASKS + 1):
+            seen = await worker.pull("n")
+            staleness = max(staleness, task - 1 - int(seen.min()))
+            pushes.append(worker.push("n", key, one))
+        await worker.wait(*pushes)
+        return {"staleness": staleness}
+
+    def plan(self) -> Any:
+        """Return the worst staleness of all."""
+        from mpips.core.task import Task
+
+        found = yield Task(group="workers", function="work")
+        return {"staleness": max(part["staleness"] for part in found)}
+
+
+def staleness_of(kind: type[App], seed: int) -> int:
+    """Return the worst staleness of a simulated run."""
+    text = f"run.logical_workers={LOGICAL_WORKERS}"
+    config = parse("", "", [text, "run.workers=4", "run.servers=2"])
+    return int(Simulation(kind, config, seed).run()["staleness"])
+
+
+def with_delay(max_delay: int) -> type[App]:
+    """Return the app with another tau."""
+    return type("Delayed", (Counting,), {"max_delay": max_delay})
+
+
+@pytest.mark.parametrize("max_delay", [0, 1, 2, 4])
+def test_staleness_is_at_most_max_delay_and_attains_it(max_delay: int) -> None:
+    found = [staleness_of(with_delay(max_delay), seed) for seed in range(12)]
+    assert max(found) == max_delay
+
+
+def test_eventual_knows_no_bound() -> None:
+    kind = type("Eventual", (Counting,), {"mode": "eventual"})
+    assert max(staleness_of(kind, seed) for seed in range(12)) > 4
+
+
+def test_wait_that_is_one_task_too_short_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build with an off-by-one in what a read needs is staler than it may be."""
+    need = History.need
+    monkeypatch.setattr(History, "need", lambda self, segment, tau: need(self, segment, tau + 1))
+    assert max(staleness_of(with_delay(1), seed) for seed in range(12)) > 1
+
+
+def test_at_most_max_delay_plus_one_tasks_are_under_way() -> None:
+    """Pushes are not awaited here, yet the one of task t waits for that of t - tau - 1."""
+    seen = []
+
+    class Watching(ClientMachine):
+        """Counts the pushes under way after each start."""
+
+        def start(self, *arguments: Any, **more: Any) -> Any:
+            """Start, and count."""
+            result = super().start(*arguments, **more)
+            sent = [t for t in self._tasks.values() if t.values is not None and t.requests]
+            seen.extend(sum(task.stream == n for task in sent) for n in range(LOGICAL_WORKERS))
+            return result
+
+    class Eager(Counting):
+        """Pushes without a wait."""
+
+        max_delay = 2
+
+        async def work(self, worker: Worker) -> dict[str, Any]:
+            """Push all at once."""
+            key, one = np.array([worker.id], np.uint64), np.ones(1)
+            await worker.wait(*[worker.push("n", key, one) for _ in range(TASKS)])
+            return {"staleness": 0}
+
+    config = parse("", "", [f"run.logical_workers={LOGICAL_WORKERS}", "run.workers=2"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mpips.node.worker.ClientMachine", Watching)
+        Simulation(Eager, config, 1).run()
+    assert max(seen) == 3
