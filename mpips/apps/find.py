@@ -12,6 +12,8 @@ LINEAR: Final = {
     "exact": "mpips.apps.linear.exact:ExactLinear",
     "diagonal": "mpips.apps.linear.diagonal:DiagonalLinear",
     "ftrl": "mpips.apps.linear.ftrl:FtrlLinear",
+    "adagrad": "mpips.apps.linear.adagrad:AdaGradLinear",
+    "adarevision": "mpips.apps.linear.adagrad:AdaRevisionLinear",
 }
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from mpips.apps.linear import scoring
 from mpips.apps.linear.ftrl import FtrlLinear
-from mpips.apps.linear.kernels.ftrl import add_gradient
+from mpips.apps.linear.kernels.stream import add_gradient
+from mpips.apps.linear.stream import StreamLinear
 from mpips.config import parse
 from mpips.errors import ConfigError, DataError, MpipsError
 from mpips.files.csr import CsrFile, CsrWriter
@@ -172,7 +173,7 @@ def test_test_data_of_another_key_space_is_refused_before_the_work(
 ) -> None:
     data = write(tmp_path / "a.h5", rng, 30)
     test = write(tmp_path / "t.h5", rng, 30, COLUMNS + 1)
-    monkeypatch.delattr(FtrlLinear, "stream")
+    monkeypatch.delattr(StreamLinear, "stream")
     with pytest.raises(MpipsError, match="41 features, the model 40") as caught:
         train(data, f"data.test={test}")
     assert caught.value.exit_code == DataError.exit_code

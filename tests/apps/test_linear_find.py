@@ -6,8 +6,10 @@ import sys
 import pytest
 
 from mpips.apps.find import find_app
+from mpips.apps.linear.adagrad import AdaGradLinear, AdaRevisionLinear
 from mpips.apps.linear.diagonal import DiagonalLinear
 from mpips.apps.linear.exact import ExactLinear
+from mpips.apps.linear.ftrl import FtrlLinear
 from mpips.config import parse
 from mpips.errors import ConfigError
 from mpips.node.app import check_model
@@ -17,6 +19,9 @@ from mpips.node.app import check_model
     ("", ExactLinear),
     ('kind = "linear"', ExactLinear),
     ('solver = "diagonal"', DiagonalLinear),
+    ('solver = "ftrl"', FtrlLinear),
+    ('solver = "adagrad"', AdaGradLinear),
+    ('solver = "adarevision"', AdaRevisionLinear),
     ('kind = "mpips.apps.linear.exact:ExactLinear"', ExactLinear),
 ])
 def test_app_is_found_by_kind_and_solver(text: str, kind: type) -> None:
@@ -44,8 +49,8 @@ def test_wrong_settings_are_refused(text: str) -> None:
 
 def test_finding_an_app_needs_neither_numba_nor_scipy_nor_hdf5() -> None:
     code = (
-        "import sys; from mpips.apps.find import find_app; from mpips.config import parse;"
-        "[find_app(parse(f'[model]\\nsolver = \"{s}\"', '')) for s in ('exact', 'diagonal')];"
+        "import sys; from mpips.apps.find import LINEAR, find_app; from mpips.config import parse;"
+        "[find_app(parse(f'[model]\\nsolver = \"{s}\"', '')) for s in LINEAR];"
         "print([m for m in ('numba', 'scipy', 'h5py') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

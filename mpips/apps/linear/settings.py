@@ -19,24 +19,27 @@ class Settings(Section, frozen=True, kw_only=True):
     Attributes:
         solver: "exact": blocks with their whole Hessian, few steps, for every kind of data;
             "diagonal": the block proximal gradient method of Li et al. (NIPS 2014), many cheap
-            steps; "ftrl": streams over the rows once or a few times, approximate.
-        l1: the weight of |w|_1. Larger: fewer nonzero weights.
+            steps; "ftrl": streams over the rows once or a few times, approximate; "adagrad":
+            streams too, hardly any weight is zero; "adarevision": the same, revising its steps
+            where gradients come late: for many workers.
+        l1: the weight of |w|_1. Larger: fewer nonzero weights (adagrad, adarevision: smaller
+            ones; rare columns feel little of it).
         tolerance: exact, diagonal: stop when the relative duality gap is as small (where l1 is 0:
             the largest gradient, relative to the first). The objective itself is then nearer to
             the optimum by orders of magnitude.
-        passes: exact, diagonal: stop after as many passes over the blocks; 0: 1000. ftrl: passes
-            over the rows; 0: 1.
+        passes: exact, diagonal: stop after as many passes over the blocks; 0: 1000. Streams:
+            passes over the rows; 0: 1.
         block: exact: most features of a block. If all active features fit into one, steps are
             few, and the last of them are Newton's; too small: many more steps, above all where
             features depend on each other across blocks, as the categories of a field do. Each
             worker pushes block^2 / 2 numbers in each step.
-        alpha: ftrl: length of a step.
-        beta: ftrl: keeps the first steps short.
+        alpha: streams: length of a step.
+        beta: streams: keeps the first steps short; above 0 for adagrad and adarevision.
         l2: ftrl: the weight of |w|^2 / 2.
-        minibatch: ftrl: rows that a worker computes with between a pull and a push.
+        minibatch: streams: rows that a worker computes with between a pull and a push.
     """
 
-    solver: Literal["exact", "diagonal", "ftrl"] = "exact"
+    solver: Literal["exact", "diagonal", "ftrl", "adagrad", "adarevision"] = "exact"
     l1: NotNegative = 1.0
     tolerance: Positive = 1e-6
     passes: Annotated[int, msgspec.Meta(ge=0)] = 0

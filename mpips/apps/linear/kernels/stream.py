@@ -1,4 +1,4 @@
-"""The worker's part of FTRL: the losses and the gradient of a minibatch."""
+"""The worker's part of a stream: the losses and the gradient of a minibatch."""
 
 import math
 

@@ -1,0 +1,235 @@
+"""Streaming logistic regression: minibatches' gradients from the workers, steps on the servers.
+
+Source: the minibatches are as in Li et al., OSDI 2014, section 5.1, and its released code.
+"""
+
+import time
+from abc import abstractmethod
+from collections import deque
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mpips.apps.linear.finish import score_rows, summarise_scores, write_weights
+from mpips.apps.linear.overlap import Overlap, share_hidden
+from mpips.apps.linear.settings import Settings
+from mpips.core.machine import Report
+from mpips.core.task import Plan, Task
+from mpips.errors import ConfigError
+from mpips.node.app import App, Job
+from mpips.node.kv import Pending, Worker
+from mpips.node.shard import Batch, renumber
+from mpips.wire.types import Table, ValueArray
+
+# How often a worker says how far it is.
+ROWS_BETWEEN_REPORTS = 20_000
+
+
+class StreamLinear(App):
+    """Logistic regression in one pass over the rows, or a few.
+
+    Each logical worker reads its rows in order, `minibatch` at a time. It pulls the weights of the
+    columns that occur, and pushes the *sum* of the rows' gradients, by which the servers step. Sums
+    keep the loss in the units of `l1`, and so many rows take a step as long as they agree on; with
+    means, one pass of a9a came out worse for every alpha from 0.01 to 0.3. A minibatch is pushed
+    together with the pull for the one after the next, so that the wait is spent computing: weights
+    lack the worker's own push before, beside what the others push meanwhile. Of several workers
+    the result therefore differs from run to run; of one worker it does not.
+
+    The progressive loss is each row's loss before the model has learnt from it. In the first pass
+    that is an honest estimate of the loss on new data, over all states of the model. `overlap` is
+    the share of the time of pulls in which their workers worked (see `Overlap`).
+
+    A solver gives `update`, and where a pull brings more than weights, `weights` and `pushed`. A
+    gradient of 0 must change nothing on its servers, whatever is pushed with it.
+    """
+
+    Settings = Settings
+    mode = "eventual"
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        if self.sync_mode != "eventual":
+            what = f"the solver {self.settings.solver} runs in eventual mode only"
+            remedy = "Leave sync.mode out, or set model.solver to exact."
+            raise ConfigError(what, "sync.mode", remedy)
+        self._weights: npt.NDArray[np.float64] | None = None
+
+    # -- What a solver adds ----------------------------------------------------------------------
+
+    @abstractmethod
+    def update(self) -> tuple[str, dict[str, float]]:
+        """Return the servers' update function and its settings."""
+
+    def weights(self, pulled: ValueArray) -> npt.NDArray[np.float32]:
+        """Return the weights `(k,)`, contiguous, in what a pull has brought."""
+        return pulled
+
+    def pushed(self, gradient: npt.NDArray[np.float64], pulled: ValueArray) -> ValueArray:
+        """Return what to push for the keys of a minibatch.
+
+        Args:
+            gradient: float64 `(k,)`.
+            pulled: what the weights came with that it was computed with.
+        """
+        return gradient
+
+    # -- The scheduler ---------------------------------------------------------------------------
+
+    def tables(self) -> list[Table]:
+        """Return the weights, a key for each column; the servers' state is float32."""
+        update, settings = self.update()
+        size = self.job.facts["features"]
+        return [Table(name="w", size=size, dtype="f4", update=update, settings=settings)]
+
+    def plan(self) -> Plan:
+        """Stream the rows, score the test data, and save the model."""
+        test = self.job.config.data.test
+        if test:
+            # Refuse unfit test data before the work, not after it.
+            yield Task(group="workers", function="check_test", only=0)
+        summary: dict[str, Any] = {"passes": self.settings.passes or 1, "iterations": 0}
+        streamed: list[dict[str, float]] = []
+        for number in range(1, summary["passes"] + 1):
+            parts = yield Task(group="workers", function="stream")
+            streamed += parts
+            rows = sum(part["rows"] for part in parts)
+            loss = sum(part["loss_sum"] for part in parts) / max(rows, 1)
+            summary["iterations"] += sum(part["minibatches"] for part in parts)
+            # Later passes see rows that the model knows.
+            summary.setdefault("progressive_logloss", loss)
+            yield Report("pass", {"number": number, "rows": rows, "loss": loss})
+        summary |= {"overlap": share_hidden(streamed), "logloss": None, "auc": None}
+        if test:
+            parts = yield Task(group="workers", function="score")
+            summary |= summarise_scores(parts)
+        [saved] = yield Task(
+            group="workers", function="save", only=0, arguments={"summary": summary}
+        )
+        return {**summary, **saved}
+
+    def progress(self, totals: dict[str, float]) -> dict[str, Any]:
+        """Return rows and mean loss, as the user sees them while a pass runs."""
+        rows = int(totals["rows"])
+        return {"rows": rows, "loss": totals["loss_sum"] / max(rows, 1)}
+
+    # -- The workers -----------------------------------------------------------------------------
+
+    async def check_test(self, worker: Worker) -> None:
+        """Check that the test data has the columns of the training data.
+
+        Raises:
+            DataError: it has others; predictions would be noise.
+        """
+        from mpips.files.many import open_data
+        from mpips.files.model import Model, check_key_space
+
+        facts, names = self.job.facts, ("row_scaling", "hash", "hash_bits")
+        same = {name: facts[name] for name in names}
+        to_come = Model(n_features=facts["features"], path=self.job.config.data.train, **same)
+        with open_data(self.job.config.data.test) as data:
+            check_key_space(to_come, data)
+
+    async def stream(self, worker: Worker) -> dict[str, float]:
+        """Learn from each row once.
+
+        Returns:
+            `rows`, `minibatches`, the sum of the rows' losses `loss_sum`, and in seconds `pull_s`
+            and `hidden_s` as in `Overlap`.
+        """
+        from mpips.apps.linear.kernels.stream import add_gradient
+
+        assert worker.shard is not None, "linear models need training data"
+        self._weights = None
+        done: dict[str, float] = {"rows": 0, "minibatches": 0, "loss_sum": 0.0}
+        reported, overlap = 0.0, Overlap(time.perf_counter)
+        batches = worker.shard.minibatches(self.settings.minibatch)
+        # While a minibatch is computed, the weights of the next one are on their way.
+        ahead: deque[Step] = deque()
+        for batch in islice(batches, 2):
+            ahead.append(Step(batch, worker.pull("w", batch.keys)))
+            overlap.start(ahead[-1].pending)
+        pushes: list[Pending] = []
+        while ahead:
+            step = ahead.popleft()
+            batch, pulled = step.batch, step.part(await overlap.wait(step.pending))
+            gradient = np.zeros(len(batch.keys))
+            done["loss_sum"] += add_gradient(
+                batch.indptr,
+                batch.columns,
+                batch.values,
+                batch.labels,
+                self.weights(pulled),
+                gradient,
+            )
+            done["rows"] += len(batch.labels)
+            done["minibatches"] += 1
+            values = self.pushed(gradient, pulled)
+            if (later := next(batches, None)) is not None:
+                ahead.append(push_pull(worker, batch, values, later))
+                overlap.start(ahead[-1].pending)
+            else:
+                pushes.append(worker.push("w", batch.keys, values))
+            if done["rows"] - reported >= ROWS_BETWEEN_REPORTS:
+                reported = done["rows"]
+                worker.progress(rows=done["rows"], loss_sum=done["loss_sum"])
+        await worker.wait(*pushes)
+        return {**done, "pull_s": overlap.pull_s, "hidden_s": overlap.hidden_s}
+
+    async def score(self, worker: Worker) -> dict[str, npt.NDArray[np.float64]]:
+        """Return margins and labels of this worker's part of the test data."""
+        return score_rows(self.job, await self._pull_weights(worker), worker.id)
+
+    async def save(self, worker: Worker, summary: dict[str, Any]) -> dict[str, int]:
+        """Write the model if there is a run folder, and return facts about it."""
+        w = await self._pull_weights(worker)
+        saved = {"nonzeros": int(np.count_nonzero(w))}
+        if "folder" in self.job.facts:
+            write_weights(self.job, w, {**summary, **saved})
+        return saved
+
+    async def _pull_weights(self, worker: Worker) -> npt.NDArray[np.float64]:
+        """Return all weights of the finished model as float64 `(d,)`."""
+        if self._weights is None:
+            self._weights = self.weights(await worker.pull("w")).astype(np.float64)
+        return self._weights
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A minibatch whose weights are on their way.
+
+    Attributes:
+        batch: the minibatch.
+        pending: what brings its weights, perhaps among others.
+        places: integers `(k,)`: where they are in what it brings; None: they are all of it.
+    """
+
+    batch: Batch
+    pending: Pending
+    places: npt.NDArray[np.int32] | None = None
+
+    def part(self, values: ValueArray) -> ValueArray:
+        """Return what was brought for the minibatch's columns, `(k,)` or `(k, pull width)`."""
+        return values if self.places is None else values[self.places]
+
+
+def push_pull(worker: Worker, batch: Batch, values: ValueArray, later: Batch) -> Step:
+    """Push for a minibatch and pull a later one's weights, in one round trip.
+
+    The keys are those of both: gradients of 0 change nothing. Each message costs far more than
+    the computing on a hundred rows.
+
+    Args:
+        worker: the logical worker.
+        batch: the minibatch.
+        values: what to push for its keys, `(k,)` or `(k, push width)`.
+        later: the other one.
+    """
+    keys, places = renumber(np.concatenate([batch.keys, later.keys]))
+    pushed = np.zeros((len(keys), *values.shape[1:]), np.float32)
+    pushed[places[: len(batch.keys)]] = values
+    return Step(later, worker.push_pull("w", keys, pushed), places[len(batch.keys) :])
