@@ -92,7 +92,8 @@ class Worker:
             keys: sorted unique keys, a range, or None for the whole table.
             values: `(n, push width)`, or `(n,)` where that is 1; of the table's dtype, else a
                 copy is made. They must not change before the push is finished.
-            clock: the worker's clock; 0: the number of its push on this table.
+            clock: the worker's clock on this table, which must rise; 0: the next one. A worker
+                that has no more tasks before a clock says so by a push of it without keys.
             within: for a key list and an aggregating table: the range that all logical workers
                 push to in this clock, all of its segments being told of it; None: the table.
             after: what must be finished before this push starts.
