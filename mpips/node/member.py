@@ -14,6 +14,7 @@ from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.filters.chain import FilterChain
 from mpips.node import surroundings
 from mpips.node.app import App, Job
+from mpips.node.calls import Calls
 from mpips.node.failure import explain_failure
 from mpips.node.log import open_log
 from mpips.node.loop import Node
@@ -48,6 +49,7 @@ class Member(Node):
         self.tables: list[Table] = []
         self._is_greeted = self._has_failed = False
         self._incarnation = self._epoch = 0
+        self._calls = Calls()
 
     def turn(self) -> bool:
         """Take what has come, and tell the scheduler if that fails."""
@@ -65,15 +67,24 @@ class Member(Node):
         return True
 
     def receive(self, source: int, message: Message) -> None:
-        """Take a message: the scheduler's here, others go to the machine."""
-        if self._has_failed and not isinstance(message, Stop):
+        """Take a message: the scheduler's here, others go to the machine.
+
+        Each may come again: a node starts once, runs a call once, and stops once.
+        """
+        has_left = self.exit_code is not None
+        if has_left or (self._has_failed and not isinstance(message, Stop)):
             return
         match message:
             case Start(view=view, facts=facts):
-                self._start(view, facts)
-            case Call():
+                if view.epoch > self._epoch:
+                    self._start(view, facts)
+            case Call() if self._calls.take(message):
                 log.info("call %d: %s", message.request, message.function)
                 self.call(message)
+            case Call():
+                answer = self._calls.answer(message)
+                if answer is not None:
+                    self.send(SCHEDULER, answer)
             case Stop(exit_code=code):
                 self._stop(code)
             case _:
@@ -101,7 +112,9 @@ class Member(Node):
 
     def answer(self, request: int, result: Any) -> None:
         """Send a call's result to the scheduler."""
-        self.send(SCHEDULER, Return(epoch=self._epoch, request=request, result=result))
+        answer = Return(epoch=self._epoch, request=request, result=result)
+        self._calls.note(answer)
+        self.send(SCHEDULER, answer)
 
     @abstractmethod
     def know(self) -> dict[str, Any]:
