@@ -1,5 +1,6 @@
-"""A whole job in one process and virtual time, from a seed."""
+"""A whole job in one process and virtual time, with faults, all from a seed."""
 
+import heapq
 from typing import Any, Final
 
 import numpy as np
@@ -13,28 +14,47 @@ from mpips.node.loop import Node
 from mpips.node.scheduler import SchedulerNode
 from mpips.node.server import ServerNode
 from mpips.node.worker import WorkerNode
+from mpips.testing.faults import CALM, Faults
 from mpips.testing.network import Network
 
 STEP_S: Final = 0.05
 SILENCE_S_MAX: Final = 300.0
+STORY_LINES: Final = 5
+
+# What machines count of those who wait.
+WAITING: Final = ("open_tasks", "open_requests", "waiting")
 
 
 class Simulation:
     """The nodes of a job on a simulated network; they are the same ones as over MPI.
 
+    Until `faults.heal_s` there are faults; after it there are none, and the job has to end. What
+    makes a node silent for ever, a kill, has its place beside the pauses.
+
     Args:
         kind: the app.
         config: the effective config.
         seed: of delays and of the order in which nodes get their turn.
+        faults: what goes wrong.
+
+    Attributes:
+        pauses: how often a node was given no turn for a while.
+        is_healed: whether there are no faults any more.
     """
 
-    def __init__(self, kind: type[App], config: Config, seed: int) -> None:
+    def __init__(self, kind: type[App], config: Config, seed: int, faults: Faults = CALM) -> None:
         check_model(kind, config)
         config = config.sized(max(1, config.run.workers))
         self._random = np.random.default_rng(seed)
-        self.network = Network(1 + config.run.servers + config.run.workers, self._random)
-        transports = self.network.transports()
-        self.nodes = make_nodes(transports, self.network.clock, kind, config)
+        self._faults = faults
+        size = 1 + config.run.servers + config.run.workers
+        self.network = Network(size, self._random, faults)
+        self.nodes = make_nodes(self.network.transports(), self.network.clock, kind, config)
+        self.pauses = 0
+        self.is_healed = faults == CALM
+        # By node: when it may act again. The heap has the nodes that have something left to do.
+        self._free = [0.0] * size
+        self._wakes: list[tuple[float, int]] = []
 
     @property
     def scheduler(self) -> SchedulerNode:
@@ -43,8 +63,11 @@ class Simulation:
         assert isinstance(first, SchedulerNode)
         return first
 
-    def run(self) -> dict[str, Any]:
+    def run(self, deadline_s: float = SILENCE_S_MAX) -> dict[str, Any]:
         """Run the job to its end, all machines validated after every turn.
+
+        Args:
+            deadline_s: how long nothing may arrive, once everything is healed.
 
         Returns:
             The result, as result.json has it.
@@ -53,28 +76,81 @@ class Simulation:
             ProtocolError: nothing happens any more, but the job has not ended.
             MpipsError: whatever ended the job.
         """
-        heard = next_turn = 0.0
+        network, heard, next_round = self.network, 0.0, 0.0
         while self.scheduler.exit_code is None:
             # Everybody sees the time pass now and then, in an order of chance.
-            if self.network.now >= next_turn:
-                next_turn = self.network.now + STEP_S
-                for node in self._random.permutation(len(self.nodes)).tolist():
-                    self._turn(self.nodes[node])
-            dest = self.network.advance(next_turn)
+            if network.now >= next_round:
+                next_round = network.now + STEP_S
+                self._begin_round()
+            until = min(next_round, self._wakes[0][0]) if self._wakes else next_round
+            dest = network.advance(until)
+            if dest is None and self._wakes and self._wakes[0][0] <= network.now:
+                _, dest = heapq.heappop(self._wakes)
             if dest is not None:
-                heard = self.network.now
-                self._turn(self.nodes[dest])
-            elif self.network.now - heard > SILENCE_S_MAX:
-                waiting = ", ".join(self.scheduler.machine.waiting_for())
-                raise ProtocolError(f"the simulated job stands still, waiting for {waiting}")
+                heard = network.now
+                self._turn(dest)
+            elif self.is_healed and network.now - heard > deadline_s:
+                raise ProtocolError(self._tell_who_waits(), "\n".join(self.story()))
         if self.scheduler.machine.error is not None:
             raise self.scheduler.machine.error
         return self.scheduler.result
 
-    def _turn(self, node: Node) -> None:
-        """Let a node do all that it can, and check its machine."""
+    def story(self, node: int | None = None) -> list[str]:
+        """Return what the machines of all nodes, or of one, wait for and tell."""
+        lines = []
+        for number, at in enumerate(self.nodes):
+            machine = machine_of(at)
+            if machine is None or node not in (None, number):
+                continue
+            counts = machine.statistics()
+            waits = [
+                f"{counts[name]} {name.replace('_', ' ')}" for name in WAITING if counts.get(name)
+            ]
+            if isinstance(at, SchedulerNode) and at.exit_code is None:
+                waits.append(f"{at.machine.state}, waits for {', '.join(at.machine.waiting_for())}")
+            told = machine.story()[-STORY_LINES:]
+            lines += [f"{self.name(number)}: {line}" for line in (*waits, *told)]
+        return lines
+
+    def name(self, node: int) -> str:
+        """Return what people call a node."""
+        return getattr(self.nodes[node], "role", "scheduler") + f" {node}"
+
+    def _tell_who_waits(self) -> str:
+        waiting = ", ".join(self.scheduler.machine.waiting_for())
+        return f"the simulated job stands still, waiting for {waiting}"
+
+    def _begin_round(self) -> None:
+        """Heal, or let some nodes pause, and give all others a turn."""
+        now, random = self.network.now, self._random
+        if not self.is_healed and now >= self._faults.heal_s:
+            self._heal()
+        for node in random.permutation(len(self.nodes)).tolist():
+            if not self.is_healed and random.random() < self._faults.pauses:
+                self.pauses += 1
+                self._sleep(node, random.exponential(self._faults.pause_s))
+            self._turn(node)
+
+    def _heal(self) -> None:
+        """End all faults; what still flies arrives when it would."""
+        self.is_healed, self.network.faults = True, CALM
+        self._free = [0.0] * len(self.nodes)
+
+    def _sleep(self, node: int, seconds: float) -> None:
+        """Give a node no turn for a while, then one."""
+        self._free[node] = max(self._free[node], self.network.now) + seconds
+        heapq.heappush(self._wakes, (self._free[node], node))
+
+    def _turn(self, number: int) -> None:
+        """Let a node do all that it can, unless it sleeps, and check its machine."""
+        node = self.nodes[number]
+        if node.exit_code is not None or self._free[number] > self.network.now:
+            return
+        cost = 0.0 if self.is_healed else self._faults.stragglers.get(number, 0.0)
         while node.exit_code is None and node.turn():
-            pass
+            if cost:
+                self._sleep(number, cost)
+                break
         machine = machine_of(node)
         if machine is not None:
             machine.validate()

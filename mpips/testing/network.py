@@ -1,35 +1,56 @@
-"""A simulated network: virtual time, and delays from a seed, so that every order happens."""
+"""A simulated network: virtual time, and delays and copies from a seed: every order happens."""
 
 import heapq
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
 
+from mpips.testing.faults import CALM, COPIES_MAX, Faults
 from mpips.transport.base import FRAMES_PER_POLL, Frame, Transport, as_bytes
+from mpips.wire.frame import Codec
 
-DELAY_S_MEAN: Final = 1e-3
+TAIL_FACTOR: Final = 100.0
+
+DELAY_S_MAX: Final = 10.0
+"""No frame takes longer: the scheduler gives nodes 30 s to stop, and 120 s to come."""
+
+
+class Arrival(NamedTuple):
+    """A line of the trace: when a frame, or a copy of one, has reached a node."""
+
+    seconds: float
+    source: int
+    dest: int
+    size: int
+    message: str
+    copy: int
 
 
 class Network:
     """Carries frames between nodes in virtual time.
 
-    A frame arrives once and whole, after a delay of its own: frames of one sender overtake each
-    other, as `Transport` allows. The same seed gives the same delays.
+    A frame arrives whole, after a delay of its own, and perhaps again: frames of one sender
+    overtake each other, as `Transport` allows. The same seed gives the same delays.
 
     Attributes:
         now: virtual seconds.
-        trace: time, source, dest and bytes of each frame in the order of arrival.
+        faults: those that new frames meet.
+        trace: the frames in the order of arrival.
+        copies: how many frames were sent once more.
     """
 
-    def __init__(self, size: int, random: np.random.Generator) -> None:
+    def __init__(self, size: int, random: np.random.Generator, faults: Faults = CALM) -> None:
         self.now = 0.0
-        self.trace: list[tuple[float, int, int, int]] = []
+        self.faults = faults
+        self.trace: list[Arrival] = []
+        self.copies = 0
         self._random = random
+        self._codec = Codec()
         self._inboxes: list[deque[Frame]] = [deque() for _ in range(size)]
-        self._flying: list[tuple[float, int, int, Frame]] = []
+        self._flying: list[tuple[float, int, int, int, Frame]] = []
         self._serial = 0
 
     def transports(self) -> list[Transport]:
@@ -40,27 +61,50 @@ class Network:
         """Return the virtual time."""
         return self.now
 
+    @property
+    def flying(self) -> int:
+        """Return how many frames are on their way."""
+        return len(self._flying)
+
     def advance(self, until: float) -> int | None:
         """Go to the next arrival, at most to `until`, and return whose it is, if there is one."""
         if not self._flying or self._flying[0][0] > until:
             self.now = until
             return None
-        self.now, _, dest, frame = heapq.heappop(self._flying)
-        size = len(frame[1]) + sum(array.nbytes for array in frame[2])
-        self.trace.append((self.now, frame[0], dest, size))
+        self.now, _, dest, copy, frame = heapq.heappop(self._flying)
+        source, head, payload = frame
+        size = len(head) + sum(array.nbytes for array in payload)
+        name = type(self._codec.decode(head, payload)).__name__
+        self.trace.append(Arrival(self.now, source, dest, size, name, copy))
         self._inboxes[dest].append(frame)
         return dest
 
     def put(self, dest: int, frame: Frame) -> None:
-        """Let a frame fly."""
-        self._serial += 1
-        arrival = self.now + self._random.exponential(DELAY_S_MEAN)
-        heapq.heappush(self._flying, (arrival, self._serial, dest, frame))
+        """Let a frame fly, and perhaps copies of it after it."""
+        faults, random = self.faults, self._random
+        delay = random.exponential(faults.delay_s)
+        if faults.tail and random.random() < faults.tail:
+            delay *= TAIL_FACTOR
+        self._fly(delay, dest, 0, frame)
+        if not faults.copies or random.random() >= faults.copies:
+            return
+        # A receiver may write to what it gets, so that each copy has memory of its own.
+        for copy in range(1, int(random.integers(1, COPIES_MAX, endpoint=True)) + 1):
+            self.copies += 1
+            source, head, payload = frame
+            again = source, head, [array.copy() for array in payload]
+            self._fly(random.exponential(faults.late_s), dest, copy, again)
 
     def take(self, node: int) -> list[Frame]:
         """Return what has arrived at a node."""
         inbox = self._inboxes[node]
         return [inbox.popleft() for _ in range(min(len(inbox), FRAMES_PER_POLL))]
+
+    def _fly(self, delay: float, dest: int, copy: int, frame: Frame) -> None:
+        self._serial += 1
+        delay *= self.faults.slow_links.get((frame[0], dest), 1.0)
+        arrival = self.now + min(delay, DELAY_S_MAX)
+        heapq.heappush(self._flying, (arrival, self._serial, dest, copy, frame))
 
 
 @final

@@ -1,0 +1,93 @@
+"""What goes wrong in a simulated run, drawn from a seed: each run has its own mix."""
+
+from dataclasses import dataclass, field, fields
+from typing import Final
+
+import numpy as np
+
+DELAY_S_MEAN: Final = 1e-3
+COPIES_MAX: Final = 3
+
+
+@dataclass(frozen=True)
+class Faults:
+    """The faults of a run until it is healed; times in virtual seconds, none by default.
+
+    Frames always overtake each other, also between the same two nodes, since each has a delay of
+    its own. None is lost: a transport's frame arrives, or somebody is gone. A copy stands for a
+    frame that was sent again.
+
+    Attributes:
+        delay_s: mean delay of a frame, exponentially distributed.
+        tail: share of the frames whose delay is 100 times as long.
+        copies: share of the frames that come up to `COPIES_MAX` times more.
+        late_s: mean delay of a copy.
+        pauses: chance of each node, every `STEP_S`, to be given no turn for a while.
+        pause_s: mean length of a pause.
+        stragglers: for some nodes the time that a turn costs.
+        slow_links: for some pairs of source and dest, by how much delays are longer.
+        heal_s: when everything becomes well.
+    """
+
+    delay_s: float = DELAY_S_MEAN
+    tail: float = 0.0
+    copies: float = 0.0
+    late_s: float = 0.0
+    pauses: float = 0.0
+    pause_s: float = 0.0
+    stragglers: dict[int, float] = field(default_factory=dict)
+    slow_links: dict[tuple[int, int], float] = field(default_factory=dict)
+    heal_s: float = 0.0
+
+    def describe(self) -> list[str]:
+        """Return a line for each fault that is there."""
+        lines = []
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, dict):
+                items = (f"{_name(key)} {number:.3g}" for key, number in value.items())
+                value = ", ".join(items)
+            elif value:
+                value = f"{value:.3g}"
+            if value:
+                lines.append(f"{entry.name:<11} {value}")
+        return lines
+
+
+CALM: Final = Faults()
+"""Delays, and nothing else."""
+
+
+def draw_faults(random: np.random.Generator, size: int) -> Faults:
+    """Return the faults of a run; each kind is there in about every second run.
+
+    Args:
+        random: its draws alone decide.
+        size: number of nodes.
+    """
+    # Draw in a fixed order, whatever is then used.
+    has_tail, has_copies, has_pauses, has_stragglers, has_slow_links = random.random(5) < 0.5
+    delay_s = float(10 ** random.uniform(-4, -1.5))
+    nodes = np.flatnonzero(random.random(size) < 0.3).tolist()
+    costs = (10 ** random.uniform(-4, -1.5, len(nodes))).tolist()
+    links = np.argwhere(random.random((size, size)) < 0.15).tolist()
+    factors = (10 ** random.uniform(0.5, 2, len(links))).tolist()
+    return Faults(
+        delay_s=delay_s,
+        tail=float(random.choice([0.01, 0.1])) * has_tail,
+        copies=float(random.choice([0.05, 0.3, 1.0])) * has_copies,
+        late_s=delay_s * float(random.choice([1, 10, 100])) * has_copies,
+        pauses=float(random.choice([0.02, 0.2])) * has_pauses,
+        pause_s=float(10 ** random.uniform(-2, 0)) * has_pauses,
+        stragglers=dict(zip(nodes, costs, strict=True)) if has_stragglers else {},
+        slow_links={
+            (source, dest): factor for (source, dest), factor in zip(links, factors, strict=True)
+        }
+        if has_slow_links
+        else {},
+        heal_s=float(10 ** random.uniform(-1, 1)),
+    )
+
+
+def _name(key: int | tuple[int, int]) -> str:
+    return f"{key[0]}>{key[1]}:" if isinstance(key, tuple) else f"{key}:"

@@ -1,0 +1,159 @@
+"""Runs with faults of every kind, drawn from a seed: all promises hold, and all of them end."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mpips.errors import MpipsError, ProtocolError
+from mpips.node.app import App
+from mpips.testing.cluster import Simulation
+from mpips.testing.faults import CALM, Faults, draw_faults
+from mpips.testing.network import Network
+from mpips.testing.trial import Shape, Trial, run_trial
+from tests.sim.jobs import Flood, Wrong, job
+
+SEEDS, AT_ONCE = 200, 2
+
+
+def explain(trial: Trial) -> str:
+    """Return what went wrong and how to see it again."""
+    return f"{trial.error} {trial.violations} {trial.replay()}"
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
+def test_all_checks_hold_under_drawn_faults(first: int) -> None:
+    for seed in range(first, first + AT_ONCE):
+        trial = run_trial(seed)
+        assert not trial.has_failed, explain(trial)
+
+
+PLACES = {
+    "server": 70,
+    "server data": 65,
+    "worker": 70,
+    "tables data": 65,
+    "end of the plan": 70,
+}
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
+def test_error_ends_the_job_under_drawn_faults(first: int) -> None:
+    for seed in range(first, first + AT_ONCE):
+        place, code = list(PLACES.items())[seed % len(PLACES)]
+        faults = draw_faults(np.random.default_rng([seed, 1]), 5)
+        simulation = Simulation(Wrong, job(f"model.place={place}"), seed, faults)
+        with pytest.raises(MpipsError) as error:
+            simulation.run()
+        assert error.value.exit_code == code == simulation.scheduler.exit_code, (seed, place)
+
+
+def flood(seed: int, faults: Faults, app: type[App] = Flood) -> Simulation:
+    """Return a job of four nodes beside the scheduler under these faults."""
+    return Simulation(app, job("model.iterations=4"), seed, faults)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
+def test_assigned_values_are_the_last_under_drawn_faults(first: int) -> None:
+    for seed in range(first, first + AT_ONCE):
+        result = flood(seed, draw_faults(np.random.default_rng([seed, 2]), 5)).run()
+        assert result["last"] == [[4.0, 4.0]] * 4, seed
+        assert result["sum"] == [40.0] * 2, seed
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_same_seed_gives_the_same_run(seed: int) -> None:
+    one, other = run_trial(seed), run_trial(seed)
+    assert one.simulation.network.trace == other.simulation.network.trace
+    assert (one.faults, one.shape, one.counters) == (other.faults, other.shape, other.counters)
+
+
+def test_seeds_draw_all_kinds_of_faults_and_runs_without() -> None:
+    drawn = [draw_faults(np.random.default_rng([seed, 1]), 5) for seed in range(SEEDS)]
+    for entry in dataclasses.fields(Faults):
+        values = {repr(getattr(faults, entry.name)) for faults in drawn}
+        assert len(values) > 1, entry.name
+    for name in ("tail", "copies", "pauses", "stragglers", "slow_links"):
+        share = sum(bool(getattr(faults, name)) for faults in drawn) / SEEDS
+        assert 0.3 < share < 0.7, name
+
+
+HEAL_S = 5.0
+ONE_FAULT: dict[str, dict[str, Any]] = {
+    "tail": {"tail": 0.1},
+    "copies": {"copies": 0.5, "late_s": 0.05},
+    "pauses": {"pauses": 0.5, "pause_s": 0.3},
+    "stragglers": {"stragglers": {4: 0.2}},
+    "slow links": {"slow_links": {(1, 3): 100.0}},
+}
+
+
+@pytest.mark.parametrize("fault", ONE_FAULT)
+def test_each_fault_has_an_effect(fault: str) -> None:
+    calm, faulty = flood(1, CALM), flood(1, Faults(heal_s=HEAL_S, **ONE_FAULT[fault]))
+    calm.run()
+    faulty.run()
+    if fault == "copies":
+        assert faulty.network.copies > 20
+        assert any(arrival.copy == 2 for arrival in faulty.network.trace)
+    else:
+        assert faulty.network.now > 2 * calm.network.now
+    assert (faulty.pauses > 0) == (fault == "pauses")
+
+
+def test_straggler_acts_only_when_its_own_clock_has_passed() -> None:
+    simulation = flood(1, Faults(heal_s=HEAL_S, stragglers={4: 0.2}))
+    turns: list[float] = []
+    node, turn = simulation.nodes[4], simulation.nodes[4].turn
+
+    def note() -> bool:
+        is_busy = turn()
+        if is_busy:
+            turns.append(simulation.network.now)
+        return is_busy
+
+    node.turn = note  # type: ignore[method-assign]
+    simulation.run()
+    assert len(turns) > 3
+    assert (np.diff(turns) >= 0.2 - 1e-9).all()
+
+
+def test_nothing_goes_wrong_any_more_after_the_healing() -> None:
+    faults = Faults(heal_s=0.2, copies=1.0, late_s=1e-3, pauses=1.0, pause_s=0.01)
+    simulation = Simulation(Wrong, job("model.place=missing push"), 1, faults)
+    with pytest.raises(ProtocolError):
+        simulation.run()
+    copies, pauses = simulation.network.copies, simulation.pauses
+    assert simulation.is_healed
+    simulation.network.put(1, (0, memoryview(b""), []))
+    assert (simulation.network.copies, simulation.pauses) == (copies, pauses)
+
+
+def test_job_that_stands_still_says_who_waits_for_whom() -> None:
+    simulation = Simulation(Wrong, job("model.place=missing push"), 1)
+    with pytest.raises(ProtocolError) as error:
+        simulation.run(deadline_s=5.0)
+    assert "waiting for worker 1, worker 2, worker 3" in error.value.what
+    assert "scheduler 0: running, waits for worker 1, worker 2, worker 3" in error.value.where
+    assert "worker 3: 1 open tasks" in error.value.where
+    assert "worker 4: 2 open tasks" in error.value.where
+    assert simulation.network.now < 6.0
+
+
+def test_copies_have_memory_of_their_own() -> None:
+    # Receivers decode in place.
+    random = np.random.default_rng(1)
+    network = Network(2, random, Faults(copies=1.0, late_s=1e-3))
+    frame = 0, memoryview(b""), [np.ones(8, np.uint8)]
+    network.put(1, frame)
+    arrays = [entry[4][2][0] for entry in network._flying]
+    assert len(arrays) >= 2
+    assert not any(np.shares_memory(arrays[0], array) for array in arrays[1:])
+
+
+def test_sizes_that_are_given_change_no_other_draw() -> None:
+    drawn = run_trial(3)
+    given = run_trial(3, drawn.shape)
+    assert given.simulation.network.trace == drawn.simulation.network.trace
+    assert run_trial(3, Shape(servers=1, workers=2, logical_workers=3)).shape == Shape(1, 2, 3)
