@@ -11,8 +11,10 @@ from mpips.config import parse
 from mpips.errors import ConfigError
 from mpips.files.csr import CsrFile
 from mpips.files.model import read_model
+from mpips.node.app import Job
 from mpips.node.folder import RunFolder
 from mpips.node.local import run_local
+from mpips.testing.cluster import Simulation
 from tests.apps.test_ftrl import write
 
 Array = np.ndarray[Any, Any]
@@ -95,21 +97,31 @@ def test_a_pass_learns_and_more_passes_learn_more(
     assert 0.0 <= once["overlap"] <= 1.0
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_l1_counts_in_all_passes_together(
-    solver: str, rng: np.random.Generator, tmp_path: Path
+def test_streams_end_and_learn_whatever_the_network_does(
+    solver: str, seed: int, rng: np.random.Generator, tmp_path: Path
 ) -> None:
-    data = write(tmp_path / "a.h5", rng, 300)
-    tables = []
-    for passes, minibatch in ((1, 10), (2, 10), (1, 1000)):
-        settings = [f"data.train={data}", f"model.solver={solver}", f"model.passes={passes}",
-                    f"model.minibatch={minibatch}", "model.l1=6.0"]  # fmt: skip
-        config = parse("", "", settings)
-        kind = find_app(config)
-        facts = {"rows": 300, "features": 40}
-        [table] = kind(type("Job", (), {"config": config, "facts": facts})()).tables()
-        tables.append(table.settings["l1"])
-    assert tables == pytest.approx([0.2, 0.1, 6.0])
+    data, test = write(tmp_path / "a.h5", rng, 1000), write(tmp_path / "t.h5", rng, 500)
+    config = parse("", "", [f"data.train={data}", f"data.test={test}", f"model.solver={solver}",
+                            "run.workers=3", "run.servers=2", "model.minibatch=20"])  # fmt: skip
+    result = Simulation(find_app(config), config, seed).run()
+    # Each of three workers has a last minibatch that may be short.
+    assert 50 <= result["iterations"] <= 52
+    assert result["auc"] > 0.75
+
+
+@pytest.mark.parametrize(
+    ("passes", "minibatch", "share"), [(1, 10, 1 / 30), (2, 10, 1 / 60), (1, 1000, 1.0)]
+)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_l1_counts_against_all_rows_of_all_passes(
+    solver: str, passes: int, minibatch: int, share: float
+) -> None:
+    settings = [f"model.solver={solver}", f"model.passes={passes}", f"model.minibatch={minibatch}"]
+    config = parse("", "", [*settings, "model.l1=6.0"])
+    [table] = find_app(config)(Job(config, {"rows": 300, "features": 40})).tables()
+    assert table.settings["l1"] == pytest.approx(6.0 * share)
 
 
 @pytest.mark.parametrize("setting", ["beta=0.0", "l2=0.5"])
