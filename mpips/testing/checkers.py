@@ -87,7 +87,7 @@ def check_sums(expected: Expected, result: Result) -> list[str]:
     for step, seen in enumerate(result["seen"]):
         begin, end = expected.draw(0, step).range
         wrong += [
-            f"sums: worker {worker} saw others than the serial program after step {step}"
+            f"sums: logical worker {worker} saw others than the serial program after step {step}"
             for worker, one in enumerate(seen)
             if one["sums"].tobytes() != states[step][begin:end].tobytes()
         ]
@@ -108,7 +108,7 @@ def check_looks(expected: Expected, result: Result) -> list[str]:
         for step, calls in enumerate(result["seen"]):
             for place, look in enumerate(calls[worker]["looks"]):
                 seen = digits(look, wanted.shape[2])
-                who = f"worker {worker}, step {step}, look {place}"
+                who = f"logical worker {worker}, step {step}, look {place}"
                 if (seen > wanted).any() or seen[:, :, steps > step].any():
                     wrong.append(f"{who}: a push twice, or one that was not sent yet")
                 if (seen < last).any():
@@ -143,7 +143,7 @@ CHECKS: Final[dict[str, Callable[[Expected, Result], list[str]]]] = {
 def _differences(table: str, wanted: np.ndarray, found: np.ndarray) -> list[str]:
     places = np.argwhere(wanted != found)[:EXAMPLES_MAX].tolist()
     return [
-        f"{table}: push {push} of worker {worker} is in row {row} {found[row, worker, push]} times,"
+        f"{table}: push {push} of logical worker {worker} is in row {row} {found[row, worker, push]} times,"
         f" not {wanted[row, worker, push]}"
         for row, worker, push in places
     ]

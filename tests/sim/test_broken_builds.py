@@ -151,7 +151,7 @@ def test_one_push_more_or_less_is_named(expected: Expected, factor: float) -> No
     marks[row, 1] += factor * 8.0**4
     assert failing(expected, marks=marks) == ["each push is applied once"]
     (line,) = CHECKS["each push is applied once"](expected, {**RESULT, "marks": marks})
-    assert line == f"marks: push 4 of worker 1 is in row {row} {1 + factor:.0f} times, not 1"
+    assert line == f"marks: push 4 of logical worker 1 is in row {row} {1 + factor:.0f} times, not 1"
 
 
 def test_one_bit_of_a_sum_is_noticed(expected: Expected) -> None:
@@ -167,7 +167,7 @@ def test_one_bit_of_a_sum_on_the_way_is_noticed(expected: Expected) -> None:
     lines = CHECKS["sequential sums are the serial program's, bit for bit"](
         expected, {**RESULT, "seen": seen}
     )
-    assert lines == ["sums: worker 1 saw others than the serial program after step 0"]
+    assert lines == ["sums: logical worker 1 saw others than the serial program after step 0"]
 
 
 def test_key_too_many_is_noticed(expected: Expected) -> None:
