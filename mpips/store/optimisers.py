@@ -116,7 +116,8 @@ class AdaRevision(Update):
     Where nothing came in between, this is `AdaGrad` with the same settings, to the last bit. It
     pays off where delays are long, and different from key to key: a rare key has few pushes on
     their way, a frequent one has hundreds. A gradient of exactly 0 changes nothing. In float32 a
-    sum that is 2^24 times a gradient no longer notes it, and its delay goes unnoticed.
+    sum that is 2^24 times a gradient no longer notes it, and its delay goes unnoticed. Not for
+    tables that aggregate: sums that were pulled must not be added.
 
     Source: McMahan and Streeter, NIPS 2014 (AdaptiveRevision); with `beta` and `l1` as
     in `AdaGrad`.

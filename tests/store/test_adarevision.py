@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpips.store.table import make_store
 from mpips.store.update import Update
 from mpips.store.updates import find_update
+from mpips.wire.types import Table
 
 NO_SLOTS = np.empty(0, np.int64)
 Array = np.ndarray[Any, Any]
@@ -107,6 +109,17 @@ def test_a_gradient_of_zero_leaves_the_key_alone(name: str) -> None:
     push(update, rows, np.array([[0.0], [1.0]]), np.zeros((2, update.pull_width)))
     assert rows[0].tobytes() == before[0].tobytes()
     assert rows[1, 0] != before[1, 0]
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_stores_give_weights_and_sums_side_by_side(kind: str) -> None:
+    size = 2**64 if kind == "sparse" else 100
+    store = make_store(Table(name="w", kind=kind, size=size, segments=2, update="adarevision"))
+    store.hold(0)
+    store.update_keys(np.array([3, 5], np.uint64), np.array([[2.0, 0.0], [-1.0, 0.0]]))
+    out = np.empty((3, 2))
+    store.read_keys(np.array([3, 4, 5], np.uint64), out)
+    np.testing.assert_allclose(out, [[-0.02 / 3, 2.0], [0.0, 0.0], [0.01 / 2, -1.0]])
 
 
 @pytest.mark.slow
