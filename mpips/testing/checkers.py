@@ -143,7 +143,7 @@ CHECKS: Final[dict[str, Callable[[Expected, Result], list[str]]]] = {
 def _differences(table: str, wanted: np.ndarray, found: np.ndarray) -> list[str]:
     places = np.argwhere(wanted != found)[:EXAMPLES_MAX].tolist()
     return [
-        f"{table}: push {push} of logical worker {worker} is in row {row} {found[row, worker, push]} times,"
-        f" not {wanted[row, worker, push]}"
+        f"{table}: push {push} of logical worker {worker} is in row {row}"
+        f" {found[row, worker, push]} times, not {wanted[row, worker, push]}"
         for row, worker, push in places
     ]

@@ -151,7 +151,8 @@ def test_one_push_more_or_less_is_named(expected: Expected, factor: float) -> No
     marks[row, 1] += factor * 8.0**4
     assert failing(expected, marks=marks) == ["each push is applied once"]
     (line,) = CHECKS["each push is applied once"](expected, {**RESULT, "marks": marks})
-    assert line == f"marks: push 4 of logical worker 1 is in row {row} {1 + factor:.0f} times, not 1"
+    times = f"{1 + factor:.0f} times, not 1"
+    assert line == f"marks: push 4 of logical worker 1 is in row {row} {times}"
 
 
 def test_one_bit_of_a_sum_is_noticed(expected: Expected) -> None:
