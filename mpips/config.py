@@ -62,11 +62,15 @@ class Sync(Section, frozen=True, kw_only=True):
     """The section [sync]: how stale the values may be that workers compute with.
 
     Attributes:
-        mode: "sequential": the result is bitwise that of a serial program; "eventual": nobody
-            waits. "": what the model's solver is made for.
+        mode: "sequential": the result is bitwise that of a serial program; "bounded": values may
+            be `max_delay` tasks old; "eventual": nobody waits. "": what the model's solver is
+            made for.
+        max_delay: of "bounded": tau in the paper. Larger: workers wait less and compute with older
+            values, so that more steps are needed.
     """
 
-    mode: Literal["", "sequential", "eventual"] = ""
+    mode: Literal["", "sequential", "bounded", "eventual"] = ""
+    max_delay: CountOrNone = 0
 
 
 class Filters(Section, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from mpips.node.app import App
 LINEAR: Final = {
     "exact": "mpips.apps.linear.exact:ExactLinear",
     "diagonal": "mpips.apps.linear.diagonal:DiagonalLinear",
+    "delayed": "mpips.apps.linear.delayed:DelayedLinear",
     "ftrl": "mpips.apps.linear.ftrl:FtrlLinear",
     "adagrad": "mpips.apps.linear.adagrad:AdaGradLinear",
     "adarevision": "mpips.apps.linear.adagrad:AdaRevisionLinear",

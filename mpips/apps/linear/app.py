@@ -53,17 +53,19 @@ class BlockApp(App):
     that it met: a pass that met small ones alone is followed by a check.
 
     Attributes:
+        check_passes: passes between two checks, at most.
         w: float64 `(features,)`, of a logical worker: the weights, by key.
     """
 
     Settings: ClassVar[type[msgspec.Struct]] = config.Settings
     mode: ClassVar[str] = "sequential"
+    check_passes: ClassVar[int] = CHECK_PASSES
     settings: config.Settings
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        if self.sync_mode != "sequential":
-            what = f"the solver {self.settings.solver} runs in sequential mode only"
+        if self.sync_mode not in ("sequential", self.mode):
+            what = f"the solver {self.settings.solver} runs in {self.mode} mode only"
             remedy = "Leave sync.mode out, or set model.solver to ftrl."
             raise ConfigError(what, "sync.mode", remedy)
         if "features" not in job.facts:
@@ -133,7 +135,7 @@ class BlockApp(App):
             if is_converged or passes >= cap:
                 break
             active = check.active
-            for _ in range(min(CHECK_PASSES, cap - passes)):
+            for _ in range(min(self.check_passes, cap - passes)):
                 blocks = yield from self.choose(active)
                 order = random.permutation(blocks)
                 found = yield Task(group="workers", function="sweep", arguments={"order": order})

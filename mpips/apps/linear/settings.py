@@ -7,6 +7,7 @@ import msgspec
 from mpips.config import Count, Section
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+NotNegativeCount = Annotated[int, msgspec.Meta(ge=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Block = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
@@ -19,7 +20,8 @@ class Settings(Section, frozen=True, kw_only=True):
     Attributes:
         solver: "exact": blocks with their whole Hessian, few steps, for every kind of data;
             "diagonal": the block proximal gradient method of Li et al. (NIPS 2014), many cheap
-            steps; "ftrl": streams over the rows once or a few times, approximate; "adagrad":
+            steps; "delayed": plain proximal gradient steps of blocks, with `sync.max_delay` of them
+            under way; "ftrl": streams over the rows once or a few times, approximate; "adagrad":
             streams too, hardly any weight is zero; "adarevision": the same, revising its steps
             where gradients come late: for many workers.
         l1: the weight of |w|_1. Larger: fewer nonzero weights (adagrad, adarevision: smaller
@@ -33,6 +35,9 @@ class Settings(Section, frozen=True, kw_only=True):
             few, and the last of them are Newton's; too small: many more steps, above all where
             features depend on each other across blocks, as the categories of a field do. Each
             worker pushes block^2 / 2 numbers in each step.
+        blocks: delayed: number of blocks, equal ranges of columns; 0: four for each nonzero of a
+            mean row, as in the authors' code.
+        step: delayed: "bound": as long as converges for the delay; "fixed": as if there were none.
         alpha: streams: length of a step. "adarevision" wants and bears longer ones: on a9a 0.3
             is best for it, 0.1 for the others.
         beta: streams: keeps the first steps short; above 0 for adagrad and adarevision.
@@ -40,11 +45,13 @@ class Settings(Section, frozen=True, kw_only=True):
         minibatch: streams: rows that a worker computes with between a pull and a push.
     """
 
-    solver: Literal["exact", "diagonal", "ftrl", "adagrad", "adarevision"] = "exact"
+    solver: Literal["exact", "diagonal", "delayed", "ftrl", "adagrad", "adarevision"] = "exact"
     l1: NotNegative = 1.0
     tolerance: Positive = 1e-6
-    passes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    passes: NotNegativeCount = 0
     block: Block = 1024
+    blocks: NotNegativeCount = 0
+    step: Literal["bound", "fixed"] = "bound"
     alpha: Positive = 0.1
     beta: NotNegative = 1.0
     l2: NotNegative = 0.0

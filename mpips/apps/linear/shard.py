@@ -1,11 +1,18 @@
 """A logical worker's rows as the block solvers use them: by column, with the margins of a w."""
 
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from mpips.apps.linear.kernels import block as block_kernels
 from mpips.apps.linear.kernels import shard as kernels
 from mpips.apps.linear.types import Floats, Indices, Starts
 from mpips.files.csr import CsrRows
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 
 class Block:
@@ -72,6 +79,20 @@ class Shard:
         self._slots = np.zeros(n, np.int64)
         self._doubts = np.empty(n)
         self.margins = np.zeros(n)
+
+    @property
+    def nonzeros(self) -> int:
+        """Return the number of values."""
+        return len(self._values)
+
+    def columns(self, starts: Starts) -> "Iterator[scipy.sparse.csc_array]":
+        """Yield the columns [starts[b], starts[b + 1]) as a matrix, for each b."""
+        import scipy.sparse
+
+        parts = self._values, self._rows, self._starts
+        matrix = scipy.sparse.csc_array(parts, shape=(len(self.margins), len(self._starts) - 1))
+        for begin, end in pairwise(starts.tolist()):
+            yield matrix[:, begin:end]
 
     def scales(self) -> Floats:
         """Return the largest |x_ij| of each column, 0 for an empty one."""

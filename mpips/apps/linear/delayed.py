@@ -1,0 +1,184 @@
+"""Delayed block proximal gradient: workers compute with values that are some blocks old."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, final
+
+import msgspec
+import numpy as np
+
+from mpips.apps.linear.app import BlockApp, Step
+from mpips.apps.linear.types import Floats, Starts
+from mpips.core.task import Task
+from mpips.node.app import Job
+from mpips.node.kv import Pending, Worker
+from mpips.store.update import Field, Slots, Update
+from mpips.wire.types import Table, ValueArray
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+PAIRS_MAX: Final = 2048
+GRAM_MAX: Final = 512
+EPSILON: Final = 1e-10
+
+
+class StepSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of `ProximalStep`: the weight of |w|_1."""
+
+    l1: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+
+
+@final
+class ProximalStep(Update):
+    """Takes the proximal gradient step w <- S(w - g / u, l1 / u), S being soft thresholding.
+
+    A push carries for each key g and u, the inverse of the step's length. Source: Li et al., NIPS
+    2014, section 3, with U the identity.
+    """
+
+    name: ClassVar[str] = "proximal_step"
+    Settings: ClassVar[type[msgspec.Struct]] = StepSettings
+    settings: StepSettings
+
+    def __init__(self, width: int, settings: Mapping[str, float] | None = None) -> None:
+        super().__init__(width, settings)
+        self.push_width = 2
+
+    def make_fields(self) -> tuple[Field, ...]:
+        """Return the weight."""
+        return (Field("w", self.width, 0.0),)
+
+    def apply(self, rows: ValueArray, slots: Slots, first: int, values: ValueArray) -> None:
+        """Move the weights."""
+        where = slots if len(slots) else slice(first, first + len(values))
+        g, u = values[:, 0], values[:, 1]
+        aim = rows[where, 0] - g / u
+        rows[where, 0] = np.sign(aim) * np.maximum(np.abs(aim) - self.settings.l1 / u, 0.0)
+
+
+class DelayedLinear(BlockApp):
+    """Algorithm 3 of Li et al. (OSDI 2014): block proximal gradient with bounded delay.
+
+    Blocks are equal key ranges, visited in an order that is drawn anew for each pass. A worker
+    computes the gradient of a block without the answers to its last `sync.max_delay` pushes: it
+    does not wait for them, and uses them exactly that many blocks later, so that a run depends on
+    its settings and not on the network. With delay 0 it is the sequential method.
+
+    The step is 1 / (L_var + max_delay L_cov), which converges (Theorem 2 of Li et al., NIPS 2014);
+    L_var and L_cov are bounds of the curvature within a block and between blocks, computed from
+    the data. `step = "fixed"` takes 1 / L_var, which does not converge if the delay is large.
+    """
+
+    mode: ClassVar[str] = "bounded"
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.max_delay = job.config.sync.max_delay if self.sync_mode == "bounded" else 0
+        self._late: deque[tuple[Pending, int]] = deque()
+
+    def weight_table(self) -> Table:
+        """Return the table whose update function is the proximal step."""
+        return Table(
+            name="w",
+            size=self.features,
+            update=ProximalStep,
+            settings={"l1": self.settings.l1},
+            aggregate=True,
+            mode="bounded",
+            max_delay=self.max_delay,
+        )
+
+    # -- The scheduler ---------------------------------------------------------------------------
+
+    def prepare(self) -> Step:
+        """Have the rows read and the curvature measured, and say how long steps are."""
+        found = yield Task(group="workers", function="load")
+        rows, nonzeros = (sum(part[name] for part in found) for name in ("rows", "nonzeros"))
+        blocks = self.settings.blocks or -(-4 * nonzeros // max(rows, 1))
+        cuts = np.linspace(0, self.features, min(max(blocks, 1), self.features) + 1)
+        self._starts = cuts.astype(np.int64)
+        arguments = {"starts": self._starts}
+        found = yield Task(group="workers", function="measure", arguments=arguments)
+        within, between = (sum(part[name] for part in found) for name in ("within", "between"))
+        curvature = within + EPSILON
+        if self.settings.step == "bound":
+            curvature += self.max_delay * between
+        yield Task(group="workers", function="begin", arguments={"curvature": curvature})
+
+    def choose(self, active: Starts) -> Step:
+        """Return the blocks with active keys: the others would stay as they are."""
+        yield from ()
+        return np.flatnonzero(np.diff(np.searchsorted(active, self._starts)))
+
+    # -- Workers ---------------------------------------------------------------------------------
+
+    async def load(self, worker: Worker) -> dict[str, int]:
+        """Read the rows, and return how many there are."""
+        await super().load(worker)
+        return {"rows": len(self.shard.margins), "nonzeros": self.shard.nonzeros}
+
+    async def measure(self, worker: Worker, starts: Starts) -> dict[str, float]:
+        """Cut the blocks, and return bounds of this shard's curvature in and between them."""
+        self._starts = starts
+        ranges = zip(starts.tolist(), starts[1:].tolist(), strict=False)
+        self._blocks = [self.shard.pack(np.arange(begin, end)) for begin, end in ranges]
+        within, between = curvatures(list(self.shard.columns(starts)))
+        return {"within": within, "between": between}
+
+    async def begin(self, worker: Worker, curvature: float) -> None:
+        """Note the inverse of the step's length, which one logical worker tells the servers."""
+        self._curvature = 0.0 if worker.id else curvature
+
+    async def sweep(self, worker: Worker, order: Starts) -> dict[str, Any]:
+        """Push each block's gradient in this order, with answers `max_delay` blocks late."""
+        for b in order.tolist():
+            while len(self._late) > self.max_delay:
+                await self._catch_up()
+            block = self._blocks[b]
+            pushed = block.diagonal(self.shard.margins, np.zeros(len(block.keys)))
+            pushed[:, 1] = self._curvature
+            span = int(self._starts[b]), int(self._starts[b + 1])
+            self._late.append((worker.push_pull("w", span, pushed), b))
+        return {}
+
+    async def check(self, worker: Worker) -> dict[str, Any]:
+        """Look at all keys, with everything that is late."""
+        while self._late:
+            await self._catch_up()
+        return await super().check(worker)
+
+    async def _catch_up(self) -> None:
+        """Take the oldest answer."""
+        pending, b = self._late.popleft()
+        w: Floats = await pending
+        block = self._blocks[b]
+        block.advance(w - self.w[block.keys], self.shard.margins)
+        self.w[block.keys] = w
+
+
+def curvatures(blocks: "list[scipy.sparse.csc_array]") -> tuple[float, float]:
+    """Return bounds of the logistic loss's curvature: within a block, and between two blocks.
+
+    They are max ||X_b||^2 / 4 and max ||X_a' X_b|| / 4 over pairs of different blocks, in the
+    spectral norm. Of many blocks the second is bounded by the first.
+
+    Source: Li et al., NIPS 2014, assumption 1; for the logistic loss the factor is 1/4.
+    """
+    within = 0.25 * max((norm_bound(x.T @ x) for x in blocks), default=0.0)
+    if len(blocks) * (len(blocks) - 1) // 2 > PAIRS_MAX:
+        return within, within
+    return within, 0.25 * max((norm_bound(a.T @ b) for a, b in _pairs(blocks)), default=0.0)
+
+
+def _pairs(blocks: list[Any]) -> Iterator[tuple[Any, Any]]:
+    return ((a, b) for i, a in enumerate(blocks) for b in blocks[:i])
+
+
+def norm_bound(matrix: "scipy.sparse.sparray") -> float:
+    """Return the spectral norm of a small matrix, or an upper bound of that of a large one."""
+    if max(matrix.shape) <= GRAM_MAX:
+        return float(np.linalg.norm(matrix.toarray(), 2))
+    sizes = abs(matrix)
+    rows, columns = np.asarray(sizes.sum(axis=1)), np.asarray(sizes.sum(axis=0))
+    return float(np.sqrt(rows.max(initial=0.0) * columns.max(initial=0.0)))
