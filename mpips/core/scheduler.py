@@ -32,6 +32,7 @@ class Open:
 
     task: Task
     places: dict[int, int]
+    names: dict[int, str]
     results: list[Any] = field(default_factory=list)
 
 
@@ -137,10 +138,9 @@ class SchedulerMachine(Machine):
         return total
 
     def waiting_for(self) -> list[str]:
-        """Return who has not answered yet."""
+        """Return who has not answered yet: nodes by their ids, workers in tasks by logical ones."""
         if self.state == "running" and self._open is not None:
-            kind = "worker" if self._open.task.group == "workers" else "server"
-            return [f"{kind} {place}" for place in self._open.places.values()]
+            return [self._open.names[request] for request in self._open.places]
         here: dict[str, Any] = {
             "forming": self._hellos,
             "starting": self._ready,
@@ -218,11 +218,13 @@ class SchedulerMachine(Machine):
             targets = [(node, worker) for worker, node in enumerate(self.view.actors)]
         else:
             targets = [(self.view.actors[task.only], task.only)]
-        self._open = Open(task, {}, [None] * len(targets))
+        self._open = Open(task, {}, {}, [None] * len(targets))
         effects: list[Effect] = []
         for at, (node, worker) in enumerate(targets):
             self._request += 1
             self._open.places[self._request] = at
+            name = f"worker {worker}" if worker >= 0 else f"server {node}"
+            self._open.names[self._request] = name
             call = Call(
                 epoch=self.view.epoch,
                 request=self._request,

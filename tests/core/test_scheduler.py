@@ -348,3 +348,17 @@ def test_equal_inputs_give_equal_effects() -> None:
 def test_task_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(AssertionError):
         Task(function="f", **wrong)
+
+
+def test_who_is_waited_for_has_its_own_name_not_its_place() -> None:
+    driver = Driver()
+    driver.hello(*EXPECTED)
+    driver.pop(Start)
+    for node in EXPECTED:
+        driver.say(node, Ready())
+    waited = []
+    while driver.machine.state == "running":
+        waited.append(driver.machine.waiting_for())
+        for dest, call in driver.pop(Call):
+            driver.say(dest, Return(request=call.request, result=call.worker))
+    assert waited == [["worker 0", "worker 1", "worker 2"], ["server 1", "server 2"], ["worker 1"]]
