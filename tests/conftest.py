@@ -39,10 +39,12 @@ kernels.use_cache()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the deadlines and the seed."""
+    """Add the deadlines, the seed, and the writing of golden scripts."""
     parser.addoption("--agree", type=float, default=30.0,
                      help="seconds to wait for the other ranks after each test")
     parser.addoption("--seed", type=int, default=1, help="seed of the fixture rng")
+    parser.addoption("--rewrite", action="store_true",
+                     help="write what the machines now do into tests/golden; read the difference")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
