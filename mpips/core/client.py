@@ -48,13 +48,15 @@ class Stream:
         number: of the last push.
         numbers: of the last push on each segment.
         history: the clocks of its pushes.
+        max_delay: tau, for the next tasks.
         open: clock and timestamp of the pushes that may be unfinished, in their order.
     """
 
-    def __init__(self, segments: int) -> None:
+    def __init__(self, segments: int, max_delay: int) -> None:
         self.number = 0
         self.numbers = [0] * segments
         self.history = History(segments)
+        self.max_delay = max_delay
         self.open: deque[tuple[int, int]] = deque()
 
 
@@ -136,6 +138,17 @@ class ClientMachine(Machine):
             return task.timestamp, []
         return task.timestamp, self._send(task) or self._finish(task)
 
+    def set_delay(self, table: int, stream: int, max_delay: int) -> None:
+        """Change tau of a logical worker on a bounded table, for the tasks that start from now on.
+
+        Raises:
+            ValueError: the table is not bounded, or the delay is negative.
+        """
+        shape = self.tables[table]
+        if shape.mode != "bounded" or max_delay < 0:
+            raise ValueError(f"the {shape.mode} table {shape.name} takes no delay of {max_delay}")
+        self._stream(table, stream).max_delay = max_delay
+
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take an answer; an answer that nobody waits for is a duplicate, and ignored."""
         match message:
@@ -188,7 +201,7 @@ class ClientMachine(Machine):
         Raises:
             ValueError: the clock does not rise.
         """
-        table, stream = self.tables[task.table], self._stream(task)
+        table, stream = self.tables[task.table], self._stream(task.table, task.stream)
         task.clock = task.clock or stream.history.clock + 1
         if table.has_clocks and task.pieces:
             # A clock that stands still or goes back would let pulls see what is too old.
@@ -200,7 +213,7 @@ class ClientMachine(Machine):
             stream.history.begin(task.clock, task.pieces[0].segment, task.pieces[-1].segment)
         if table.mode != "eventual":
             # At most max_delay + 1 tasks of a logical worker are under way.
-            oldest = task.clock - table.max_delay - 1
+            oldest = task.clock - stream.max_delay - 1
             while stream.open and stream.open[0][1] not in self._tasks:
                 stream.open.popleft()
             task.after.update(t for clock, t in stream.open if clock <= oldest)
@@ -216,15 +229,15 @@ class ClientMachine(Machine):
         table = self.tables[task.table]
         if table.mode == "eventual":
             return []
-        history = self._stream(task).history
-        return [history.need(piece.segment, table.max_delay) for piece in task.pieces]
+        stream = self._stream(task.table, task.stream)
+        return [stream.history.need(piece.segment, stream.max_delay) for piece in task.pieces]
 
-    def _stream(self, task: Task) -> Stream:
-        stream = self._streams.get((task.table, task.stream))
-        if stream is None:
-            stream = Stream(self.tables[task.table].segments)
-            self._streams[task.table, task.stream] = stream
-        return stream
+    def _stream(self, table: int, stream: int) -> Stream:
+        found = self._streams.get((table, stream))
+        if found is None:
+            shape = self.tables[table]
+            found = self._streams[table, stream] = Stream(shape.segments, shape.max_delay)
+        return found
 
     def _send(self, task: Task) -> list[Effect]:
         """Return the requests of a task; none if it touches no segment."""

@@ -1,6 +1,6 @@
 """What an app's worker methods are given: push, pull, wait, and the shard of the data."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,13 +26,27 @@ class Pending:
         result: what a pull got.
     """
 
-    __slots__ = ("is_done", "result", "timestamp", "waiter", "worker")
+    __slots__ = ("callbacks", "is_done", "result", "timestamp", "waiter", "worker")
 
     def __init__(self, timestamp: int, worker: int) -> None:
         self.timestamp, self.worker = timestamp, worker
         self.is_done = False
         self.result: Any = None
         self.waiter: Any = None
+        self.callbacks: list[Callable[[Any], None]] = []
+
+    def then(self, callback: Callable[[Any], None]) -> None:
+        """Have a function called with the result when it is there, which may be now."""
+        if self.is_done:
+            callback(self.result)
+        else:
+            self.callbacks.append(callback)
+
+    def finish(self, result: Any) -> None:
+        """Take the result, and call who wanted it."""
+        self.is_done, self.result = True, result
+        for callback in self.callbacks:
+            callback(result)
 
     def __await__(self) -> Generator["Pending", None, Any]:
         if not self.is_done:
@@ -138,6 +152,16 @@ class Worker:
     async def wait(self, *pending: Pending) -> list[Any]:
         """Wait for pushes and pulls, and return their results."""
         return [await one for one in pending]
+
+    def set_delay(self, table: str, max_delay: int) -> None:
+        """Change how stale a bounded table's values may be, from this worker's next task on.
+
+        A plan changes it for the whole job by a task that all workers run.
+
+        Raises:
+            ValueError: the table is not bounded, or the delay is negative.
+        """
+        self._node.client.set_delay(self._node.table_index(table), self.id, max_delay)
 
     def progress(self, **facts: float) -> None:
         """Tell the scheduler numbers that it sums over the workers, such as rows done."""

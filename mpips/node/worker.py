@@ -79,8 +79,7 @@ class WorkerNode(Member):
             super().perform(effect)
             return
         pending = self._pending.pop(effect.timestamp)
-        pending.is_done = True
-        pending.result = flatten(effect.result)
+        pending.finish(flatten(effect.result))
         if pending.waiter is not None:
             self._ready.append(pending.waiter)
         self._open[pending.worker] -= 1

@@ -77,6 +77,52 @@ def test_wait_that_is_one_task_too_short_is_seen(monkeypatch: pytest.MonkeyPatch
     assert max(staleness_of(with_delay(1), seed) for seed in range(12)) > 1
 
 
+def test_delay_can_change_between_tasks_and_holds_from_the_next_on() -> None:
+    class Loosening(Counting):
+        """Begins with tau = 0, then allows 3, then 1."""
+
+        async def work(self, worker: Worker) -> dict[str, Any]:
+            """Return the worst staleness under each tau."""
+            key, one, worst = np.array([worker.id], np.uint64), np.ones(1), {0: 0, 3: 0, 1: 0}
+            task = 0
+            for max_delay in worst:
+                worker.set_delay("n", max_delay)
+                for _ in range(TASKS):
+                    task += 1
+                    seen = await worker.pull("n")
+                    worst[max_delay] = max(worst[max_delay], task - 1 - int(seen.min()))
+                    worker.push("n", key, one)
+            return {str(max_delay): staleness for max_delay, staleness in worst.items()}
+
+        def plan(self) -> Any:
+            """Return the worst of all workers."""
+            from mpips.core.task import Task
+
+            found = yield Task(group="workers", function="work")
+            return {name: max(part[name] for part in found) for name in found[0]}
+
+    config = parse("", "", [f"run.logical_workers={LOGICAL_WORKERS}", "run.workers=4"])
+    found = [Simulation(Loosening, config, seed).run() for seed in range(8)]
+    assert [max(result[name] for result in found) for name in ("0", "3", "1")] == [0, 3, 1]
+
+
+def test_callback_is_called_with_the_result_once_and_also_when_it_comes_late() -> None:
+    class Calling(Counting):
+        """Notes what callbacks are given."""
+
+        async def work(self, worker: Worker) -> dict[str, Any]:
+            """Return what came, before and after the wait."""
+            seen: list[float] = []
+            pull = worker.pull("n", (0, 1))
+            pull.then(lambda values: seen.append(float(values[0])))
+            assert seen == []
+            await pull
+            pull.then(lambda values: seen.append(float(values[0])))
+            return {"staleness": len(seen)}
+
+    assert staleness_of(Calling, 1) == 2
+
+
 def test_at_most_max_delay_plus_one_tasks_are_under_way() -> None:
     """Pushes are not awaited here, yet the one of task t waits for that of t - tau - 1."""
     seen = []
