@@ -1,5 +1,6 @@
 """Delayed block proximal gradient: workers compute with values that are some blocks old."""
 
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, final
@@ -76,6 +77,7 @@ class DelayedLinear(BlockApp):
         super().__init__(job)
         self.max_delay = job.config.sync.max_delay if self.sync_mode == "bounded" else 0
         self._late: deque[tuple[Pending, int]] = deque()
+        self._busy_s = self._waited_s = 0.0
 
     def weight_table(self) -> Table:
         """Return the table whose update function is the proximal step."""
@@ -106,6 +108,13 @@ class DelayedLinear(BlockApp):
             curvature += self.max_delay * between
         yield Task(group="workers", function="begin", arguments={"curvature": curvature})
 
+    def solve(self) -> Step:
+        """Add to the summary which share of the passes' time workers have waited: `idle`."""
+        summary = yield from super().solve()
+        found = yield Task(group="workers", function="idleness")
+        waited, whole = (sum(part[i] for part in found) for i in (0, 1))
+        return {**summary, "idle": waited / whole if whole else 0.0}
+
     def choose(self, active: Starts) -> Step:
         """Return the blocks with active keys: the others would stay as they are."""
         yield from ()
@@ -132,26 +141,41 @@ class DelayedLinear(BlockApp):
 
     async def sweep(self, worker: Worker, order: Starts) -> dict[str, Any]:
         """Push each block's gradient in this order, with answers `max_delay` blocks late."""
+        began = time.perf_counter()
         for b in order.tolist():
             while len(self._late) > self.max_delay:
                 await self._catch_up()
-            block = self._blocks[b]
-            pushed = block.diagonal(self.shard.margins, np.zeros(len(block.keys)))
-            pushed[:, 1] = self._curvature
             span = int(self._starts[b]), int(self._starts[b + 1])
-            self._late.append((worker.push_pull("w", span, pushed), b))
+            self._late.append((worker.push_pull("w", span, self.gradient_of(b)), b))
+        self._busy_s += time.perf_counter() - began
         return {}
+
+    def gradient_of(self, b: int) -> Floats:
+        """Return what is pushed for a block: gradient and inverse length of the step, `(n, 2)`."""
+        block = self._blocks[b]
+        pushed = block.diagonal(self.shard.margins, np.zeros(len(block.keys)))
+        pushed[:, 1] = self._curvature
+        return pushed
+
+    async def idleness(self, worker: Worker) -> tuple[float, float]:
+        """Return the seconds that this worker's passes have waited, and all of them."""
+        return self._waited_s, self._busy_s
 
     async def check(self, worker: Worker) -> dict[str, Any]:
         """Look at all keys, with everything that is late."""
+        waited = self._waited_s
         while self._late:
             await self._catch_up()
+        # Only what passes wait for counts as idle.
+        self._waited_s = waited
         return await super().check(worker)
 
     async def _catch_up(self) -> None:
         """Take the oldest answer."""
         pending, b = self._late.popleft()
+        began = time.perf_counter()
         w: Floats = await pending
+        self._waited_s += time.perf_counter() - began
         block = self._blocks[b]
         block.advance(w - self.w[block.keys], self.shard.margins)
         self.w[block.keys] = w
