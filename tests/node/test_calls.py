@@ -53,6 +53,11 @@ class Counting(App):
         await worker.push("w", None, np.ones(8))
         return await self.work(worker)
 
+    async def push_and_leave(self, worker: Worker) -> str:
+        """Push, and do not wait for it."""
+        worker.push("w", None, np.ones(8))
+        return "left"
+
 
 class Stage:
     """One member of a job, started, and what it says to the scheduler."""
