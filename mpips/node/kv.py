@@ -60,6 +60,7 @@ class Sender(Protocol):
     job: Job
     tables: list[Table]
     client: ClientMachine
+    clock: Callable[[], float]
 
     def table_index(self, name: str) -> int:
         """Return a table's index."""
@@ -152,6 +153,10 @@ class Worker:
     async def wait(self, *pending: Pending) -> list[Any]:
         """Wait for pushes and pulls, and return their results."""
         return [await one for one in pending]
+
+    def now(self) -> float:
+        """Return the time in seconds, which is virtual in a simulated cluster."""
+        return self._node.clock()
 
     def set_delay(self, table: str, max_delay: int) -> None:
         """Change how stale a bounded table's values may be, from this worker's next task on.

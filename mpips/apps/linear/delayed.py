@@ -1,6 +1,5 @@
 """Delayed block proximal gradient: workers compute with values that are some blocks old."""
 
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, final
@@ -141,13 +140,13 @@ class DelayedLinear(BlockApp):
 
     async def sweep(self, worker: Worker, order: Starts) -> dict[str, Any]:
         """Push each block's gradient in this order, with answers `max_delay` blocks late."""
-        began = time.perf_counter()
+        began = worker.now()
         for b in order.tolist():
             while len(self._late) > self.max_delay:
-                await self._catch_up()
+                await self._catch_up(worker)
             span = int(self._starts[b]), int(self._starts[b + 1])
             self._late.append((worker.push_pull("w", span, self.gradient_of(b)), b))
-        self._busy_s += time.perf_counter() - began
+        self._busy_s += worker.now() - began
         return {}
 
     def gradient_of(self, b: int) -> Floats:
@@ -165,17 +164,17 @@ class DelayedLinear(BlockApp):
         """Look at all keys, with everything that is late."""
         waited = self._waited_s
         while self._late:
-            await self._catch_up()
+            await self._catch_up(worker)
         # Only what passes wait for counts as idle.
         self._waited_s = waited
         return await super().check(worker)
 
-    async def _catch_up(self) -> None:
+    async def _catch_up(self, worker: Worker) -> None:
         """Take the oldest answer."""
         pending, b = self._late.popleft()
-        began = time.perf_counter()
+        began = worker.now()
         w: Floats = await pending
-        self._waited_s += time.perf_counter() - began
+        self._waited_s += worker.now() - began
         block = self._blocks[b]
         block.advance(w - self.w[block.keys], self.shard.margins)
         self.w[block.keys] = w
