@@ -1,4 +1,4 @@
-"""mpips: a parameter server for MPI machines that goes on when ranks die.
+"""mpips: a parameter server for MPI supercomputers.
 
 Public names are loaded when they are first used, so that ``import mpips`` costs nothing and
 works without a single dependency. The file parses on every Python, so that an old one can be

