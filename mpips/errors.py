@@ -3,6 +3,7 @@
 ::
 
     MpipsError                  what, where, remedy
+      AppError            1     a user's own code raised an error
       UsageError          2     the command line does not make sense
         ConfigError       2     the config does not make sense
       DataError          65     a file is there, but its content is wrong
@@ -12,7 +13,7 @@
         FrameError       70     bytes that are no frame
       OutputError        73     a file cannot be created
       FileError          74     reading or writing failed half way
-      RanksLostError     76     more ranks are gone than the job can bear
+      RanksLostError     76     a rank is gone, and the job cannot go on
 """
 
 
@@ -42,6 +43,12 @@ class MpipsError(Exception):
           Make it.
         """
         return "mpips: error: " + str(self).replace("\n", "\n  ")
+
+
+class AppError(MpipsError):
+    """A user's own code, an app or an update function, raised an error."""
+
+    exit_code = 1
 
 
 class UsageError(MpipsError):
@@ -95,6 +102,6 @@ class FileError(MpipsError):
 
 
 class RanksLostError(MpipsError):
-    """More ranks are gone than the job can bear."""
+    """A rank is gone, and the job cannot go on without it."""
 
     exit_code = 76

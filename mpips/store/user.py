@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from mpips.errors import ConfigError, UsageError
+from mpips.errors import AppError, ConfigError
 from mpips.store.update import Field, Slots, Update
 from mpips.wire.types import ValueArray
 
@@ -84,7 +84,7 @@ class UserUpdate(Update):
         """Change the rows by the user's function.
 
         Raises:
-            UsageError: the user's function failed; its own error is the cause.
+            AppError: the user's function failed; its own error is the cause.
         """
         if not len(slots):
             self._call(rows[first : first + len(values)], values)
@@ -98,8 +98,7 @@ class UserUpdate(Update):
         try:
             self.update(State(self.fields, rows), values)
         except Exception as error:
-            raise UsageError(
-                f"The update function {self.name} failed: {type(error).__name__}: {error}.",
+            raise AppError(
+                f"your update function {self.name} raised {type(error).__name__}: {error}",
                 f"It got {len(values)} keys of width {self.width} in {rows.dtype}.",
-                "The error itself is above; --debug shows it.",
             ) from error
