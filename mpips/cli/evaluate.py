@@ -10,7 +10,7 @@ import math
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("model", metavar="MODEL.h5", help="the model")
+    parser.add_argument("model", metavar="MODEL.h5", help="a model, or a run folder that has one")
     parser.add_argument("data", metavar="DATA.h5", help="a data file, or a folder of them")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -18,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the measures."""
     from mpips.node.console import show
+    from mpips.node.folder import model_in
 
-    facts = evaluate(arguments.model, arguments.data)
+    facts = evaluate(model_in(arguments.model), arguments.data)
     if arguments.json:
         print(json.dumps(facts, allow_nan=False))
         return 0

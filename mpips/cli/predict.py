@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("model", metavar="MODEL.h5", help="the model")
+    add("model", metavar="MODEL.h5", help="a model, or a run folder that has one")
     add("data", metavar="DATA.h5", help="a data file, or a folder of them")
     add("-o", "--output", metavar="FILE.tsv", help="the text to write (default: standard output)")
     add("--margins", action="store_true", help="add the margin to each line, after a tab")
@@ -36,7 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     from mpips.cli.convert import ProgressLine
     from mpips.files.many import open_data
     from mpips.files.model import check_key_space, read_model
+    from mpips.node.folder import model_in
 
+    arguments.model = model_in(arguments.model)
     _refuse_inputs(arguments)
     model = read_model(arguments.model)
     with open_data(arguments.data) as data:

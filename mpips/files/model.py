@@ -179,11 +179,12 @@ def read_model(path: str | Path) -> Model:
     return model
 
 
-def export_weights(model: Model, path: str | Path) -> int:
-    """Write a line for each nonzero key: key, value, and the feature's name if the model has names.
+def export_weights(model: Model, path: str | Path, first: int = 1) -> int:
+    """Write a line for each nonzero key: its number, value, and the feature's name if there is one.
 
-    Keys are original columns, from 0; a value has the fewest digits that give it back; the words of
-    a line are parted by tabs. The text is packed by gzip if the name of the file ends in .gz.
+    Numbers are those of the original columns, which count from `first`, or a sparse model's keys as
+    they are; a value has the fewest digits that give it back; the words of a line are parted by
+    tabs. The text is packed by gzip if the name of the file ends in .gz.
 
     Returns:
         How many lines.
@@ -192,7 +193,8 @@ def export_weights(model: Model, path: str | Path) -> int:
         OutputError, FileError: the text cannot be written.
     """
     keys, values = model.nonzeros()
-    columns = [keys.astype(np.bytes_), *np.atleast_2d(values.T).astype(np.bytes_)]
+    numbers = keys if model.weights is None else keys + np.uint64(first)
+    columns = [numbers.astype(np.bytes_), *np.atleast_2d(values.T).astype(np.bytes_)]
     if model.names is not None:
         # Keep names from breaking lines and columns.
         names = [" ".join(model.names[key].split()).encode() for key in keys.tolist()]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import msgspec
 
 from mpips.config import Config, to_toml
-from mpips.errors import FileError, OutputError
+from mpips.errors import FileError, MissingInputError, OutputError
 
 CONFIG, METRICS, RESULT = "config.toml", "metrics.jsonl", "result.json"
+MODEL = "model.h5"
 
 
 def choose_folder(config: Config) -> Path:
@@ -19,12 +21,34 @@ def choose_folder(config: Config) -> Path:
     if config.run.out:
         return Path(config.run.out).absolute()
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = Path("runs", f"{config.run.name}-{stamp}").absolute()
+    name = config.run.name or "run"
+    folder = Path("runs", f"{name}-{stamp}").absolute()
     number = 2
     while folder.exists():
-        folder = folder.with_name(f"{config.run.name}-{stamp}-{number}")
+        folder = folder.with_name(f"{name}-{stamp}-{number}")
         number += 1
     return folder
+
+
+def name_run(config: Config, name: str) -> Config:
+    """Return the config with `run.name`, after `name` where the user has given none."""
+    chosen = config.run.name or re.sub(r"[^\w.+-]+", "-", name) or "run"
+    return msgspec.structs.replace(config, run=msgspec.structs.replace(config.run, name=chosen))
+
+
+def model_in(path: str) -> str:
+    """Return the model of a run folder; the path of anything else as it is.
+
+    Raises:
+        MissingInputError: the run has left no model.
+    """
+    if not Path(path).is_dir() or not Path(path, CONFIG).exists():
+        return path
+    model = Path(path, MODEL)
+    if not model.exists():
+        what = f"the run folder {path} holds no {MODEL}"
+        raise MissingInputError(what, "", f"mpips info {path} says how the run has ended.")
+    return str(model)
 
 
 def make_folder(path: Path) -> None:

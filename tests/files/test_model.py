@@ -109,11 +109,14 @@ def test_weights_are_written_a_line_each(tmp_path: Path) -> None:
     weights = np.array([0.0, 0.1, 0.0, -2.0, 1e-300])
     path = tmp_path / "w.tsv"
     assert export_weights(Model(5, weights, names=names), path) == 3
+    assert path.read_text() == "2\t0.1\tb c\n4\t-2.0\tü\n5\t1e-300\te\n"
+    assert export_weights(Model(5, weights, names=names), path, 0) == 3
     assert path.read_text() == "1\t0.1\tb c\n3\t-2.0\tü\n4\t1e-300\te\n"
     assert export_weights(Model(5, weights), path) == 3
-    assert path.read_text() == "1\t0.1\n3\t-2.0\n4\t1e-300\n"
+    assert path.read_text() == "2\t0.1\n4\t-2.0\n5\t1e-300\n"
     assert export_weights(Model(0, np.zeros(0)), path) == 0
     assert path.read_text() == ""
+    # A sparse model's keys are no numbers of columns.
     assert export_weights(sparse(2), path) == 3
     lines = [line.split("\t") for line in path.read_text().splitlines()]
     assert lines[2] == [str(2**64 - 1), repr(4 / 7), repr(5 / 7)]
