@@ -9,8 +9,9 @@ import difflib
 import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -18,6 +19,18 @@ from mpips.errors import ConfigError, MissingInputError
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
+
+
+# How users call the types that msgspec names.
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a section",
+    "null": "nothing",
+}
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,7 +41,7 @@ class Run(Section, frozen=True, kw_only=True):
     """The section [run]: the size of the job, and where it leaves its files.
 
     Attributes:
-        name: names the run folder `runs/NAME-TIME`.
+        name: names the run folder `runs/NAME-TIME`; empty: after the config, the data or the app.
         out: the run folder; empty: `runs/NAME-TIME` in the current folder.
         servers: ranks that hold the model. Too few: the model does not fit, or they are the
             bottleneck; too many: fewer ranks compute.
@@ -38,7 +51,7 @@ class Run(Section, frozen=True, kw_only=True):
         seed: of everything random.
     """
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[\w.+-]+$")] = "run"
+    name: Annotated[str, msgspec.Meta(pattern=r"^[\w.+-]*$")] = ""
     out: str = ""
     servers: Count = 1
     workers: CountOrNone = 0
@@ -105,6 +118,36 @@ class Config(Section, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, run=run)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a config comes from, to say in which line something wrong stands.
+
+    Attributes:
+        text: the TOML.
+        name: the file that it came from; empty: none.
+        settings: `a.b=value`, on top of it.
+    """
+
+    text: str = ""
+    name: str = ""
+    settings: Sequence[str] = ()
+
+    def place(self, key: str) -> str:
+        """Return where a key of the form `section.key` was given, for people."""
+        if not self.name or any(one.partition("=")[0].strip() == key for one in self.settings):
+            return "in the settings of the command line"
+        section, _, leaf = key.rpartition(".")
+        inside = ""
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := re.match(r"\s*\[([\w.]+)\]", line):
+                inside = header[1]
+                if inside == key:
+                    return f"{self.name} line {number}"
+            elif inside == section and re.match(rf"\s*{re.escape(leaf)}\s*=", line):
+                return f"{self.name} line {number}"
+        return self.name
+
+
 def load(path: Path | None, settings: Sequence[str] = ()) -> Config:
     """Return the config of a file (None: an empty one) with `a.b=value` settings on top.
 
@@ -114,15 +157,26 @@ def load(path: Path | None, settings: Sequence[str] = ()) -> Config:
         MissingInputError: the file is not there.
         ConfigError: its text is not TOML, or a key or value is wrong.
     """
+    source = read(path, settings)
+    return parse(source.text, source.name, source.settings)
+
+
+def read(path: Path | None, settings: Sequence[str] = ()) -> Source:
+    """Return the text of a config file (None: an empty one) with settings on top.
+
+    Raises:
+        MissingInputError: the file is not there.
+        ConfigError: it cannot be read.
+    """
     if path is None:
-        return parse("", "", settings)
+        return Source(settings=settings)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise MissingInputError(f"{path} does not exist", f"looked in {Path.cwd()}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
-    return parse(text, str(path), settings)
+    return Source(text, str(path), settings)
 
 
 def parse(text: str, name: str, settings: Sequence[str] = ()) -> Config:
@@ -138,45 +192,62 @@ def parse(text: str, name: str, settings: Sequence[str] = ()) -> Config:
     _resolve_paths(tree, Path(name).parent)
     for setting in settings:
         _set(tree, setting)
-    config: Config = convert(tree, Config, text, name)
+    config: Config = convert(tree, Config, Source(text, name, settings))
     return config
 
 
-def convert(tree: dict[str, Any], kind: type[Any], text: str = "", name: str = "") -> Any:
+def convert(tree: dict[str, Any], kind: type[Any], source: Source | None = None) -> Any:
     """Return a tree of settings as a Struct.
 
     Args:
         tree: sections and keys.
         kind: the msgspec Struct that says what is allowed.
-        text: the TOML that the tree came from, to find the line of an error.
-        name: the file that the text came from.
+        source: where the tree came from, to find the line of an error.
 
     Raises:
         ConfigError: a key is unknown or a value is not allowed; names line and nearest key.
     """
+    source = source or Source()
     try:
         return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(" - at ")
         section = place.strip("`").removeprefix("$").lstrip(".")
         unknown = re.search(r"unknown field `(.+)`", what)
+        if unknown is None and (choices := _choices(kind, section)):
+            close = difflib.get_close_matches(what.partition("'")[2], choices, n=1)
+            remedy = f"Did you mean {close[0]}?" if close else f"There are: {', '.join(choices)}."
+            what = f"{section}: {_in_words(what)}"
+            raise ConfigError(what, source.place(section), remedy) from None
         if unknown is None:
-            what = f"{section}: {what[0].lower()}{what[1:]}"
-            raise ConfigError(what, _line(text, name, section)) from None
+            what = f"{section}: {_in_words(what)}"
+            raise ConfigError(what, source.place(section)) from None
         key = f"{section}.{unknown[1]}".lstrip(".")
         # Compare without the section, which all of its keys have in common.
         fields = _fields(kind, section)
         close = difflib.get_close_matches(unknown[1], fields, n=1, cutoff=0.5)
         known = [f"{section}.{field}".lstrip(".") for field in close or fields]
         remedy = f"Did you mean {known[0]}?" if close else f"There are: {', '.join(known)}."
-        raise ConfigError(f"unknown key {key}", _line(text, name, key), remedy) from None
+        raise ConfigError(f"unknown key {key}", source.place(key), remedy) from None
+
+
+def _in_words(what: str) -> str:
+    """Return what is wrong with a value, in a user's words.
+
+    >>> _in_words("Expected `int`, got `str`")
+    'expected a whole number, got text'
+    """
+    what = what.replace("Invalid enum value", "there is no")
+    for name, words in TYPES.items():
+        what = what.replace(f"`{name}`", words)
+    return what[0].lower() + what[1:]
 
 
 def to_toml(config: Config) -> str:
     """Return a config as TOML, every key with its effective value.
 
     >>> print(to_toml(Config()).splitlines()[1])
-    name = "run"
+    name = ""
     """
     lines = []
     for section, keys in msgspec.to_builtins(config).items():
@@ -225,7 +296,10 @@ def _set(tree: dict[str, Any], setting: str) -> None:
     key, equals, value = setting.partition("=")
     section, dot, name = key.strip().partition(".")
     if not equals or not dot or not name:
-        raise ConfigError(f"no setting: {setting}", "", "A setting reads section.key=value.")
+        remedy = "A setting reads section.key=value."
+        if equals and key.strip() and not dot:
+            remedy += f" Did you mean {_section_of(key.strip())}.{setting.strip()}?"
+        raise ConfigError(f"no setting: {setting}", "", remedy)
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -235,6 +309,12 @@ def _set(tree: dict[str, Any], setting: str) -> None:
         keys[name] = parsed
 
 
+def _section_of(key: str) -> str:
+    """Return the section that a key is of; what no section knows is the model's."""
+    sections = [field.name for field in msgspec.structs.fields(Config) if field.name != "model"]
+    return next((name for name in sections if key in _fields(Config, name)), "model")
+
+
 def _fields(kind: type[Any], section: str) -> list[str]:
     """Return the keys that a section has."""
     for part in filter(None, section.split(".")):
@@ -242,15 +322,10 @@ def _fields(kind: type[Any], section: str) -> list[str]:
     return [field.name for field in msgspec.structs.fields(kind)]
 
 
-def _line(text: str, name: str, key: str) -> str:
-    """Return where in the text a key stands, for people."""
-    section, _, leaf = key.rpartition(".")
-    inside = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[([\w.]+)\]", line):
-            inside = header[1]
-            if inside == key:
-                return f"{name} line {number}"
-        elif inside == section and re.match(rf"\s*{re.escape(leaf)}\s*=", line):
-            return f"{name} line {number}"
-    return name or "in the settings of the command line"
+def _choices(kind: type[Any], key: str) -> list[str]:
+    """Return the values that a key may have, if they are a few words."""
+    *sections, leaf = key.split(".")
+    for part in sections:
+        kind = {f.name: f.type for f in msgspec.structs.fields(kind)}[part]
+    found = {f.name: f.type for f in msgspec.structs.fields(kind)}[leaf]
+    return [word for word in get_args(found) if word] if get_origin(found) is Literal else []

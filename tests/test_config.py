@@ -55,9 +55,9 @@ def test_unknown_section_is_named_with_its_line() -> None:
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("servers = 'two'", "expected `int`, got `str`"),
+        ("servers = 'two'", "expected a whole number, got text"),
         ("servers = 0", ">= 1"),
-        ("servers = 1.5", "expected `int`, got `float`"),
+        ("servers = 1.5", "expected a whole number, got a number"),
         ("seed = -1", ">= 0"),
         ("name = 'a/b'", "matching regex"),
     ],

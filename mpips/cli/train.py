@@ -5,17 +5,17 @@ train config.toml) the ranks take part in the job; otherwise the job gets an mpi
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 import msgspec
 
-from mpips.config import Config, assign, load
-from mpips.errors import MissingInputError, UsageError
+from mpips.config import Config, Source, assign, parse, read
+from mpips.errors import ConfigError, MissingInputError, UsageError
 from mpips.node import surroundings
 from mpips.node.app import App, check_model
-from mpips.node.folder import choose_folder, settle_paths
+from mpips.node.folder import choose_folder, name_run, settle_paths
+from mpips.node.run import refuse_no_workers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("input", metavar="CONFIG.toml|DATA.h5", type=Path, help="a config, or data")
     add("--test", metavar="DATA.h5", type=Path, help="measure the model on this file at the end")
-    add("--model", metavar="KIND", help="linear, or module:Class of your own (model.kind)")
-    add("--servers", metavar="S", type=int, help="ranks that hold the model (run.servers)")
-    add("--workers", metavar="W", type=int, help="ranks that compute (run.workers)")
+    add("--model", metavar="KIND", help=
+        "linear, the default, or module:Class of your own (model.kind)")  # fmt: skip
+    add("--servers", metavar="S", type=int,
+        help="ranks that hold the model (run.servers; default: 1)")
+    add("--workers", metavar="W", type=int,
+        help="ranks that compute (run.workers; default: 1, under mpirun all others)")
     add("--out", metavar="DIR", type=Path, help="the run folder (default: runs/NAME-TIME)")
     add("--set", metavar="A.B=V", action="append", default=[], help="set any key of the config")
-    add("--dry-run", action="store_true", help="print mpirun's command line and the config")
+    add("--dry-run", action="store_true", help=
+        "print mpirun's command line, and every key of the config")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,8 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if surroundings.under_mpi():
         from mpips.node.launch import run_rank
 
-        config = make_config(arguments)
-        run_rank(find_kind(arguments, config), config, arguments.input.name)
+        run_rank(*make_job(arguments), arguments.input.name)
     start(arguments)
     return 0
 
@@ -48,8 +51,7 @@ def start(arguments: argparse.Namespace) -> Path | None:
     Returns:
         None after a dry run.
     """
-    config = make_config(arguments)
-    find_kind(arguments, config)
+    _, config = make_job(arguments)
     # Look at the data before any rank is started, so that what is wrong is told at once.
     from mpips.node.shard import data_facts
 
@@ -66,20 +68,20 @@ def start(arguments: argparse.Namespace) -> Path | None:
     return launch(config, None, program)
 
 
-def make_config(arguments: argparse.Namespace) -> Config:
-    """Return the effective config of a command line.
+def find_source(arguments: argparse.Namespace) -> Source:
+    """Return the config file and the settings that a command line names.
 
     Raises:
-        ConfigError: a key or value is wrong.
-        UsageError: no training data is named.
+        ConfigError: the file cannot be read.
+        UsageError: no worker is wanted.
         MissingInputError: the input is not there.
     """
     path: Path = arguments.input
     is_config = path.suffix == ".toml"
     settings = []
+    refuse_no_workers(arguments.workers)
     if not is_config:
-        name = re.sub(r"[^\w.+-]+", "-", path.absolute().stem)
-        settings += [assign("data.train", str(path)), assign("run.name", name or "run")]
+        settings.append(assign("data.train", str(path)))
     for key, value in (
         ("data.test", arguments.test),
         ("model.kind", arguments.model),
@@ -91,10 +93,7 @@ def make_config(arguments: argparse.Namespace) -> Config:
             settings.append(assign(key, str(value) if isinstance(value, Path) else value))
     if not path.exists():
         raise MissingInputError(f"{path} does not exist", f"looked in {Path.cwd()}", nearest(path))
-    config = settle_paths(load(path if is_config else None, settings + arguments.set))
-    if not config.data.train:
-        raise UsageError("no training data", "data.train is not set", "--set data.train=FILE.h5")
-    return config
+    return read(path if is_config else None, settings + arguments.set)
 
 
 def nearest(path: Path) -> str:
@@ -109,15 +108,31 @@ def nearest(path: Path) -> str:
     return f"Did you mean {path.with_name(close[0])}?" if close else ""
 
 
-def find_kind(arguments: argparse.Namespace, config: Config) -> type[App]:
-    """Return the app that the config names, its settings checked."""
+def make_job(arguments: argparse.Namespace) -> tuple[type[App], Config]:
+    """Return the app that a command line names, and the effective config.
+
+    Raises:
+        ConfigError: a key or value is wrong.
+        UsageError: no training data is named, or no worker wanted.
+        MissingInputError: the input is not there.
+    """
     from mpips.apps.find import find_app
 
+    source = find_source(arguments)
+    config = settle_paths(parse(source.text, source.name, source.settings))
+    if not config.data.train:
+        raise UsageError("no training data", "data.train is not set", "--set data.train=FILE.h5")
     # An app of the user's own lies beside its config, or where the command is given.
     sys.path += [str(arguments.input.absolute().parent), str(Path.cwd())]
-    kind = find_app(config)
-    check_model(kind, config)
-    return kind
+    try:
+        kind = find_app(config)
+    except ConfigError as error:
+        if error.where.startswith("model."):
+            error.where += f", {source.place(error.where)}"
+        raise
+    config = msgspec.structs.replace(config, model={"kind": "linear", **config.model})
+    config = check_model(kind, config, source)
+    return kind, name_run(config, arguments.input.absolute().stem)
 
 
 def command_line(arguments: argparse.Namespace, config: Config) -> list[str]:

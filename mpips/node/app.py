@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from mpips.config import Config, Section, convert
+from mpips.config import Config, Section, Source, convert
 from mpips.core.machine import Report
 from mpips.core.task import Plan, Task
 from mpips.store.base import Store
@@ -93,14 +93,27 @@ def _model_section(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
     return msgspec.defstruct("Sections", [("model", kind)], forbid_unknown_fields=True)
 
 
-def check_model(kind: type[App], config: Config) -> None:
-    """Check the section [model] before any rank starts.
+def check_model(kind: type[App], config: Config, source: Source | None = None) -> Config:
+    """Check the section [model], and return the config with all that the app decides.
+
+    These are the values of all settings, and sync.mode.
+
+    Args:
+        kind: the app.
+        config: the config.
+        source: where it came from, to find the line of an error.
 
     Raises:
         ConfigError: a setting is unknown or its value not allowed.
     """
     keys = {key: value for key, value in config.model.items() if key != "kind"}
-    convert({"model": keys}, _model_section(kind.Settings))
+    settings = convert({"model": keys}, _model_section(kind.Settings), source).model
+    effective = {key: value for key, value in config.model.items() if key == "kind"}
+    # TOML has no word for None: a setting that is not there.
+    found = msgspec.to_builtins(settings).items()
+    effective |= {key: value for key, value in found if value is not None}
+    sync = msgspec.structs.replace(config.sync, mode=config.sync.mode or kind.mode)
+    return msgspec.structs.replace(config, model=effective, sync=sync)
 
 
 Stores = dict[str, Store]

@@ -52,6 +52,8 @@ class Console:
         parts = [f"{name.replace('_', ' ')} {show(value)}" for name, value in shown.items()]
         word = "failed after" if error else "done in"
         self.say(f"{word} {show_time(now - self._began)}   {'   '.join(parts)}".rstrip())
+        if facts.get("converged") is False and not error:
+            self.say(f"       stopped after model.passes = {facts['passes']}, before the tolerance")
         if folder and not error:
             self.say(f"out    {folder}")
 
@@ -70,6 +72,15 @@ class Console:
         self.say(f"{show_time(now - self._began):>8}{cells}")
 
 
+def show_count(number: int, noun: str) -> str:
+    """Return a number of things.
+
+    >>> show_count(1, "server"), show_count(4, "worker")
+    ('1 server', '4 workers')
+    """
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def show_time(seconds: float) -> str:
     """Return a duration as m:ss.
 
@@ -85,6 +96,8 @@ def show(value: Any) -> str:
     >>> show(1234567), show(0.4567891), show(10826.1667061), show(3.2e-7)
     ('1,234,567', '0.45679', '10,826.167', '3.2e-07')
     """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         if value and abs(value) < 1e-3:
             return f"{value:.1e}"

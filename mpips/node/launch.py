@@ -24,7 +24,7 @@ from mpips.config import Config
 from mpips.errors import LaunchError, MpipsError
 from mpips.node import kernels, surroundings
 from mpips.node.app import App, check_model
-from mpips.node.console import Console
+from mpips.node.console import Console, show_count
 from mpips.node.folder import RunFolder, choose_folder
 from mpips.node.log import open_log
 from mpips.node.loop import Node, run_loop
@@ -105,7 +105,7 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
     comm = mpi.COMM_WORLD
     roles = assign_roles(_hosts(comm), config.run.servers, max(1, config.run.workers))
     config = size_config(config, len(roles))
-    check_model(kind, config)
+    config = check_model(kind, config)
     transport = MPITransport(comm)
     role = roles[transport.node]
     if role == "server":
@@ -131,7 +131,7 @@ def _first_lines(mpi: ModuleType, config: Config, name: str, folder: RunFolder) 
     library = mpi.Get_library_version().partition(",")[0].split("\n")[0].replace(" v", " ")
     recovery = "ULFM on" if has_recovery() else "no ULFM"
     run = config.run
-    shares = f"{run.servers} servers + {run.workers} workers"
+    shares = f"{show_count(run.servers, 'server')} + {show_count(run.workers, 'worker')}"
     lines = [f"mpips {__version__}  {name}  {library} ({recovery}), 1 scheduler + {shares}"]
     lines.append(f"out    {folder.path}     seed {run.seed}")
     return "\n".join(lines)

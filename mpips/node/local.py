@@ -46,8 +46,7 @@ def run_local(
     Raises:
         MpipsError: whatever ended the job.
     """
-    check_model(kind, config)
-    config = config.sized(max(1, config.run.workers))
+    config = check_model(kind, config).sized(max(1, config.run.workers))
     size = 1 + config.run.servers + config.run.workers
     transports: list[Transport] = list(LoopTransport.world(size))
     nodes = make_nodes(transports, time.monotonic, kind, config, folder, console)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 import msgspec
 
 from mpips.config import Config, assign, parse
-from mpips.errors import LaunchError, MpipsError
+from mpips.errors import LaunchError, MpipsError, RanksLostError, UsageError
 from mpips.node import kernels, mpirun, surroundings
 from mpips.node.app import App, check_model
-from mpips.node.folder import choose_folder, make_folder, read_result, settle_paths
+from mpips.node.folder import choose_folder, make_folder, name_run, read_result, settle_paths
 from mpips.node.roles import rank_count
 
 # What a launcher ends with that was told to end: by HUP, INT or TERM.
 INTERRUPTED = (129, 130, 143)
+KILLED = 137
 
 
 def run(
@@ -49,8 +51,9 @@ def run(
     given |= {f"run.{key}": getattr(options, key) for key in ("servers", "workers", "out")}
     texts = [assign(key, value) for key, value in given.items() if value not in (None, "")]
     try:
+        refuse_no_workers(options.workers)
         config = settle_paths(parse("", "", [*texts, *options.set]))
-        check_model(kind, config)
+        config = name_run(check_model(kind, config), kind.__name__)
         if surroundings.under_mpi():
             from mpips.node.launch import run_rank
 
@@ -61,6 +64,21 @@ def run(
     except MpipsError as error:
         print(error.explain(), file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        # Functions of the app that had not begun are dropped, which is as it should be.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        print("mpips: interrupted", file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED[1]) from None
+
+
+def refuse_no_workers(workers: int | None) -> None:
+    """Refuse a number of workers on the command line that can do nothing.
+
+    Raises:
+        UsageError: it is given, and below 1.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers is {workers}, and a job needs one at least", "", "--workers 1")
 
 
 def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[str]) -> Path:
@@ -88,7 +106,12 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
         code = mpirun.run(mpirun.prepare(ranks, [*program, *arguments], changes=marked))
     result = read_result(folder)
     if result is None and code in INTERRUPTED:
+        print(f"mpips: interrupted; logs in {folder / 'log'}", file=sys.stderr, flush=True)
         raise SystemExit(code)
+    if result is None and code in (KILLED, RanksLostError.exit_code):
+        where = f"The last words of each rank are in {folder / 'log'}."
+        remedy = "Run again. dmesg shows whether the system killed it for memory."
+        raise RanksLostError("a rank was lost: its process has died", where, remedy)
     if result is None:
         error = LaunchError(f"the job ended without a result; mpirun says {code}")
         error.where = f"The ranks may have said why, above or in {folder / 'log'}."

@@ -15,7 +15,7 @@ from mpips.node.failure import explain_failure
 from mpips.node.folder import RunFolder
 from mpips.node.loop import Node
 from mpips.transport.base import Transport
-from mpips.wire.messages import Message
+from mpips.wire.messages import Hello, Message
 from mpips.wire.types import Table
 
 STALL_S = 60.0
@@ -59,6 +59,7 @@ class SchedulerNode(Node):
         self.is_told = False
         self._app: App | None = None
         self._shown: dict[str, float] = {}
+        self._roles, self._hosts = roles, dict[int, str]()
 
     def turn(self) -> bool:
         """Take what has come; an error ends the job for all."""
@@ -88,6 +89,8 @@ class SchedulerNode(Node):
     def receive(self, source: int, message: Message) -> None:
         """Step the machine."""
         self._heard = self.clock()
+        if isinstance(message, Hello):
+            self._hosts[source] = message.host
         self.carry_out(self.machine.step(self._heard, source, message))
 
     def tick(self, now: float) -> None:
@@ -140,8 +143,23 @@ class SchedulerNode(Node):
             # Whoever has stopped may leave before we do.
             self._finish(self.machine.error.exit_code if self.machine.error else 0)
             return
-        self.machine.error = error
+        self.machine.error = self._explain_loss() if self.transport.lost else error
         self._finish(error.exit_code)
+
+    def _explain_loss(self) -> RanksLostError:
+        """Return an error that names the dead ranks, and where they may have said why."""
+        lost = sorted(self.transport.lost)
+        logs = self._folder.path / "log" if self._folder is not None else "log"
+        names = [f"{self._roles[rank]}, rank {rank}" for rank in lost]
+        names = [name + (f", on {self._hosts[rank]}" if rank in self._hosts else "")
+                 for rank, name in zip(lost, names, strict=True)]  # fmt: skip
+        what = "a rank was lost: its process has died" if len(lost) == 1 else "ranks were lost"
+        files = ", ".join(f"rank-{rank:04d}.log" for rank in lost)
+        remedy = (
+            f"Run again. What it did last is in {logs}/{files}; dmesg shows whether the system"
+            " killed it for memory."
+        )
+        return RanksLostError(what, "\n".join(names), remedy)
 
     def _complain(self) -> None:
         """Tell the user of an error at once: what a rank prints in its last moment may be lost."""

@@ -107,6 +107,7 @@ def test_waiting_ranks_leave_the_processor_to_others_and_ctrl_c_ends_all(waiting
     _, told = waiting.launcher.communicate(timeout=SECONDS)
     assert waiting.launcher.returncode == 130
     assert "Traceback" not in told
+    assert told.endswith(f"mpips: interrupted; logs in {waiting.folder}/log\n")
     deadline = time.monotonic() + 10
     while left := processes_of(str(waiting.folder)):
         assert time.monotonic() < deadline, left
@@ -136,7 +137,7 @@ DEMO = ("demo", "--set", "model.tolerance=0.5", "--set", "model.passes=2")
 def test_demo_runs_in_any_folder_and_inside_an_mpirun_as_a_job_of_its_own(tmp_path: Path) -> None:
     done = under_mpirun(1, tmp_path, "-m", "mpips", *DEMO, "--servers", "1", "--workers", "2")
     assert done.code == 0, done.err
-    assert "1 scheduler + 1 servers + 2 workers" in done.out
+    assert "1 scheduler + 1 server + 2 workers" in done.out
     [folder] = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("demo-")
     result = result_of(folder)

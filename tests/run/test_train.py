@@ -91,7 +91,7 @@ def test_surplus_ranks_work_too_and_the_bits_stay(first: Path, tmp_path: Path) -
                         "--workers", "2", "--set", "run.logical_workers=4", "--out", "more",
                         "--set", "filters.compress=lz4")
     assert done.code == 0, done.err
-    assert "1 scheduler + 1 servers + 3 workers" in done.out
+    assert "1 scheduler + 1 server + 3 workers" in done.out
     np.testing.assert_array_equal(weights_of(tmp_path / "more"), weights_of(first))
 
 
@@ -127,7 +127,10 @@ def test_dry_run_shows_the_start_and_makes_nothing(folder: Path) -> None:
     assert sorted(folder.rglob("*")) == before
     # What follows the command line is the effective config.
     config = parse(done.out.partition("\n\n")[2], "")
-    assert config.model == {"l1": 2.5}
+    assert config.model["l1"] == 2.5
+    assert config.model["tolerance"] == 1e-6
+    assert set(config.model) == {"kind", *ExactLinear.Settings.__struct_fields__}
+    assert config.sync.mode == "sequential"
     assert (config.run.servers, config.run.workers, config.run.name) == (2, 4, "small-rows")
     assert config.run.out == str(folder / "2024")
     assert config.data.train == str(folder / "small rows.h5")
