@@ -5,10 +5,12 @@ L1 logistic regression on the words of 50,511 package descriptions, by block pro
 """
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
-from mpips.bootstrap import ROOT, is_checkout
-from mpips.cli import train
+from mpips.bootstrap import ROOT, VENV, is_checkout
+from mpips.cli import main, train
 from mpips.errors import MissingInputError
 from mpips.node.folder import read_result
 
@@ -53,11 +55,15 @@ def say_what_next(folder: Path) -> None:
     result = read_result(folder)
     assert result is not None
     where = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    command = "python3 -m mpips"
+    command = main.program()
+    # What the demo has installed is found from any folder only in its environment.
+    is_hidden = sys.prefix == str(VENV) and os.environ.get("VIRTUAL_ENV") != str(VENV)
+    activate = f"  . {VENV}/bin/activate   mpips, mpirun and python, from any folder\n"
     print(
         f"\ntest AUC {result['auc']:.4f}, log loss {result['logloss']:.4f},"
         f" {result['nonzeros']:,} words have a weight\n\n"
         "try next:\n"
+        f"{activate if is_hidden else ''}"
         f"  {command} info {where}                    what the run left\n"
         f"  {command} export {where}/model.h5 -o w.tsv   the words and their weights\n"
         f"  {command} demo --set model.l1=10          a smaller model\n"

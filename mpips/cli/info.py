@@ -61,7 +61,7 @@ def gather(path: Path, verbose: bool = False) -> Facts:
     if kind is Kind.MODEL:
         return model_facts(read_model(path), verbose)
     if kind is Kind.RUN:
-        return run_facts(path)
+        return run_facts(path, verbose)
     facts: Facts = {"kind": what}
     if path.is_file():
         facts["bytes"] = path.stat().st_size
@@ -122,18 +122,25 @@ def model_facts(model: "Model", verbose: bool) -> Facts:
     return facts | ({"config": model.config} if verbose else {})
 
 
-def run_facts(path: Path) -> Facts:
-    """Return the facts about a run folder, its result as it was written."""
+def run_facts(path: Path, verbose: bool) -> Facts:
+    """Return the facts about a run folder, its result as it was written.
+
+    What is not known, and counters, come only if `verbose`.
+    """
     result = path / "result.json"
     facts: Facts = {"kind": "run", "model": (path / "model.h5").exists()}
-    facts["checkpoints"] = len(list((path / "checkpoints").glob("*")))
     if not result.exists():
-        return facts | {"status": "no result yet"}
+        return facts | {"status": "no result: interrupted or still running"}
     try:
         found = json.loads(result.read_text())
     except ValueError as error:
         raise DataError(f"{result} is no JSON: {error}", "", "It was cut short.") from error
-    return facts | (found if isinstance(found, dict) else {"result": found})
+    if not isinstance(found, dict):
+        return facts | {"result": found}
+    for name, value in found.items():
+        if verbose or (value is not None and name != "counters"):
+            facts[name] = value
+    return facts
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ COMMANDS = {
     "demo": "train on the data that comes with mpips, and show what happens",
     "test": "run the project's tests, serial and under MPI",
     "doctor": "check Python, MPI, recovery, HDF5 and Slurm, and say what to do",
-    "convert": "turn libsvm and other text into the HDF5 that training reads",
+    "convert": "turn libsvm text into the HDF5 that training reads",
     "info": "say what a data file, a model or a run folder holds",
     "check": "check a config and its data without starting anything",
     "train": "train a model on servers and workers",
@@ -35,14 +35,16 @@ COMMANDS = {
 }
 
 # Name what a command needs beside the dependencies; an empty tuple is the usual case.
-EXTRAS = {"test": ("test", "dev"), "report": ("report",)}
+EXTRAS = {"test": ("test", "dev")}
 
 EXIT_CODES = """exit codes:
-  0   done                          70  internal error: a bug in mpips
-  2   usage or config               73  cannot create output
-  65  bad data                      74  reading or writing failed
-  66  missing input                 75  stopped at a checkpoint: run again to go on
-  69  no usable MPI or environment  76  too many ranks lost"""
+  0   done                               70  internal error: a bug in mpips
+  1   your app raised an error,          73  cannot create output
+      or a test failed                   74  reading or writing failed
+  2   usage or config                    76  a rank was lost
+  65  bad data                           130 interrupted
+  66  missing input
+  69  no usable MPI or environment"""
 
 INTERRUPTED, BROKEN_PIPE, INTERNAL = 130, 141, 70
 
@@ -69,6 +71,13 @@ def did_you_mean(wrong: str, known: list[str]) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
+def program() -> str:
+    """Return how the user has started mpips, for commands that are shown to try next."""
+    started = Path(sys.argv[0])
+    is_script = started.name == "mpips" and started.is_file()
+    return "mpips" if is_script else "python3 -m mpips"
+
+
 def commands() -> dict[str, str]:
     """Return the commands that exist, each with its help of one line."""
     folder = Path(__file__).parent
@@ -81,12 +90,13 @@ def overview() -> str:
     return "\n".join([
         "usage: mpips COMMAND ...",
         "",
-        "A parameter server for MPI machines that goes on when ranks die.",
+        "A parameter server for MPI supercomputers.",
         "",
         "commands:",
         *lines,
         "",
-        "mpips COMMAND --help shows a command's options; --version the version;",
+        "mpips COMMAND --help, or mpips help COMMAND, shows a command's options;",
+        "--version the version;",
         "--debug, with any command, the place in the code where an error was raised.",
         "",
         EXIT_CODES,
@@ -111,6 +121,8 @@ def parser_for(name: str) -> tuple[argparse.ArgumentParser, object]:
 
 def dispatch(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if arguments else 2

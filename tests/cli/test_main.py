@@ -50,8 +50,32 @@ def test_help_lists_the_commands_that_exist_and_the_exit_codes(
     for name in main.COMMANDS:
         exists = (ROOT / "mpips" / "cli" / f"{name}.py").is_file()
         assert (name in listed) == exists, name
-    for code in ("0 ", "2 ", "65", "66", "69", "70", "73", "74", "75", "76"):
+    for code in ("0 ", "1 ", "2 ", "65", "66", "69", "70", "73", "74", "76"):
         assert code in shown
+    # There are no checkpoints yet, so that nothing ends at one.
+    assert "75" not in shown
+
+
+def test_help_of_a_command_is_what_its_option_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for arguments in (["help", "info"], ["info", "--help"]):
+        assert main.main(arguments) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert shown[0].startswith("usage: mpips info")
+
+
+@pytest.mark.parametrize(("is_script", "name"), [(True, "mpips"), (False, "python3 -m mpips")])
+def test_hints_name_the_program_that_the_user_started(
+    is_script: bool, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "mpips"
+    if is_script:
+        started.touch()
+    else:
+        started.mkdir()
+    monkeypatch.setattr(sys, "argv", [str(started)])
+    assert main.program() == name
 
 
 def test_every_command_module_is_in_the_table() -> None:

@@ -116,7 +116,7 @@ def test_info_tells_the_facts_about_a_model(
 def test_info_tells_the_result_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.toml").write_text("")
     call(info, tmp_path)
-    assert "no result yet" in capsys.readouterr().out
+    assert "no result: interrupted or still running" in capsys.readouterr().out
     (tmp_path / "result.json").write_text('{"status": "done", "auc": 0.75}')
     call(info, tmp_path, "--json")
     facts = json.loads(capsys.readouterr().out)
@@ -146,6 +146,8 @@ def test_export_gives_the_text_back(text: Path, capsys: pytest.CaptureFixture[st
     model = text.with_name("m.h5")
     write_model(model, Model(3, np.array([0.0, -3.0, 1.5])))
     assert call(export, model, "-o", back) == 0
+    assert back.read_text() == "2\t-3.0\n3\t1.5\n"
+    assert call(export, model, "-o", back, "--zero-based") == 0
     assert back.read_text() == "1\t-3.0\n2\t1.5\n"
     assert "2 nonzero weights of 3" in capsys.readouterr().out
     with pytest.raises(DataError, match="neither a model nor training data"):
