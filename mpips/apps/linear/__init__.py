@@ -1,1 +1,1 @@
-"""Logistic regression with an L1 penalty: block solvers for the optimum, FTRL for streams."""
+"""L1 logistic regression: exact and cheap block solvers, delayed ones, and streams over the rows."""

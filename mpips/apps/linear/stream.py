@@ -3,7 +3,6 @@
 Source: the minibatches are as in Li et al., OSDI 2014, section 5.1, and its released code.
 """
 
-import time
 from abc import abstractmethod
 from collections import deque
 from dataclasses import dataclass
@@ -145,7 +144,7 @@ class StreamLinear(App):
         assert worker.shard is not None, "linear models need training data"
         self._weights = None
         done: dict[str, float] = {"rows": 0, "minibatches": 0, "loss_sum": 0.0}
-        reported, overlap = 0.0, Overlap(time.perf_counter)
+        reported, overlap = 0.0, Overlap(worker.now)
         batches = worker.shard.minibatches(self.settings.minibatch)
         # While a minibatch is computed, the weights of the next one are on their way.
         ahead: deque[Step] = deque()
