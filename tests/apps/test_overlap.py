@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpips.apps.linear import stream
 from mpips.apps.linear.ftrl import FtrlLinear
 from mpips.apps.linear.kernels import stream as kernels
 from mpips.apps.linear.overlap import Overlap, share_hidden
@@ -26,13 +25,17 @@ class Net:
     """A worker's verbs, each answered a fixed time later, on a clock that is turned by hand."""
 
     def __init__(self, shard: Shard, latency: float) -> None:
-        self.shard, self.latency, self.now = shard, latency, 0.0
+        self.shard, self.latency, self.seconds = shard, latency, 0.0
         self.due: dict[Pending, tuple[float, Any]] = {}
+
+    def now(self) -> float:
+        """Return what the clock shows."""
+        return self.seconds
 
     def pull(self, table: str, keys: np.ndarray[Any, Any]) -> Pending:
         """Start something that will be answered by zeros."""
         pending = Pending(len(self.due), 0)
-        self.due[pending] = self.now + self.latency, np.zeros(len(keys), np.float32)
+        self.due[pending] = self.seconds + self.latency, np.zeros(len(keys), np.float32)
         return pending
 
     def push_pull(self, table: str, keys: np.ndarray[Any, Any], values: Any) -> Pending:
@@ -54,9 +57,9 @@ class Net:
             except StopIteration as stop:
                 result: dict[str, float] = stop.value
                 return result
-            self.now = max(self.now, self.due[awaited][0])
+            self.seconds = max(self.seconds, self.due[awaited][0])
             for one, (when, answer) in self.due.items():
-                if when <= self.now:
+                if when <= self.seconds:
                     one.is_done, one.result = True, answer
 
 
@@ -81,11 +84,10 @@ def test_what_is_hidden_is_the_computing_while_a_pull_is_on_its_way(
         net = Net(Shard(data, 0, ROWS), latency)
 
         def compute(*arrays: Any) -> float:
-            net.now += computing
+            net.seconds += computing
             return 0.0
 
         monkeypatch.setattr(kernels, "add_gradient", compute)
-        monkeypatch.setattr(stream.time, "perf_counter", lambda: net.now)
         done = net.run(app.stream(net))  # type: ignore[arg-type]
     assert (done["hidden_s"], done["pull_s"]) == pytest.approx((hidden, whole))
     assert done["minibatches"] == PULLS

@@ -1,1 +1,1 @@
-"""L1 logistic regression: exact and cheap block solvers, delayed ones, and streams over the rows."""
+"""L1 logistic regression: block solvers, exact, diagonal and delayed, and streams."""
