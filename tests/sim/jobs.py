@@ -42,7 +42,7 @@ class Descent(App):
         more = {"aggregate": True, "mode": "sequential"}
         return [
             Table(name="w", size=self.settings.features, **more),
-            Table(name="seen", kind="sparse", width=2, dtype="f4", **more),
+            Table(name="seen", kind="sparse", segments=16, width=2, dtype="f4", **more),
         ]
 
     def plan(self) -> Plan:
