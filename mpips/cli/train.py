@@ -6,6 +6,7 @@ train config.toml) the ranks take part in the job; otherwise the job gets an mpi
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -108,6 +109,14 @@ def nearest(path: Path) -> str:
     return f"Did you mean {path.with_name(close[0])}?" if close else ""
 
 
+def nearest_word(wrong: str, known: Iterable[str]) -> str:
+    """Return a hint at the word that may have been meant, or an empty text."""
+    import difflib
+
+    close = difflib.get_close_matches(wrong, known, n=1)
+    return f"Did you mean {close[0]}? " if close else ""
+
+
 def make_job(arguments: argparse.Namespace) -> tuple[type[App], Config]:
     """Return the app that a command line names, and the effective config.
 
@@ -116,7 +125,7 @@ def make_job(arguments: argparse.Namespace) -> tuple[type[App], Config]:
         UsageError: no training data is named, or no worker wanted.
         MissingInputError: the input is not there.
     """
-    from mpips.apps.find import find_app
+    from mpips.apps.find import LINEAR, find_app
 
     source = find_source(arguments)
     config = settle_paths(parse(source.text, source.name, source.settings))
@@ -128,7 +137,9 @@ def make_job(arguments: argparse.Namespace) -> tuple[type[App], Config]:
         kind = find_app(config)
     except ConfigError as error:
         if error.where.startswith("model."):
+            wrong = config.model.get(error.where.removeprefix("model."))
             error.where += f", {source.place(error.where)}"
+            error.remedy = f"{nearest_word(str(wrong), LINEAR)}{error.remedy}"
         raise
     config = msgspec.structs.replace(config, model={"kind": "linear", **config.model})
     config = check_model(kind, config, source)

@@ -117,7 +117,14 @@ def test_info_tells_the_result_of_a_run(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "config.toml").write_text("")
     call(info, tmp_path)
     assert "no result: interrupted or still running" in capsys.readouterr().out
-    (tmp_path / "result.json").write_text('{"status": "done", "auc": 0.75}')
+    result = '{"status": "done", "auc": 0.75, "error": null, "counters": {"bytes_push": 5}}'
+    (tmp_path / "result.json").write_text(result)
+    call(info, tmp_path)
+    shown = capsys.readouterr().out
+    assert "auc" in shown
+    assert not any(word in shown for word in ("error", "bytes_push", "checkpoints"))
+    call(info, tmp_path, "-v")
+    assert "bytes_push: 5" in capsys.readouterr().out
     call(info, tmp_path, "--json")
     facts = json.loads(capsys.readouterr().out)
     assert (facts["kind"], facts["status"], facts["auc"]) == ("run", "done", 0.75)

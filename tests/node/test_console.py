@@ -59,6 +59,16 @@ def test_row_that_was_held_back_is_shown_at_the_end() -> None:
     ]
 
 
+@pytest.mark.parametrize(("converged", "shown"), [(True, "yes"), (False, "no")])
+def test_job_that_has_not_converged_says_why_it_stopped(converged: bool, shown: str) -> None:
+    stream = io.StringIO()
+    Console(0.0, stream).close(5.0, False, {"converged": converged, "passes": 7}, "")
+    line, *warnings = lines_of(stream)
+    assert line == f"done in 0:05   converged {shown}   passes 7"
+    assert len(warnings) == (not converged)
+    assert all("stopped after model.passes = 7, before the tolerance" in one for one in warnings)
+
+
 def test_failed_job_shows_no_folder_as_its_result() -> None:
     stream = io.StringIO()
     Console(0.0, stream).close(5.0, True, {}, "runs/a")

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from mpips.config import Config, load, parse
-from mpips.errors import FileError, OutputError
-from mpips.node.folder import RESULT, RunFolder, choose_folder, plain, read_result
+from mpips.errors import FileError, MissingInputError, OutputError
+from mpips.node.folder import (
+    RESULT,
+    RunFolder,
+    choose_folder,
+    model_in,
+    name_run,
+    plain,
+    read_result,
+)
 
 
 def test_folder_has_the_effective_config_and_lines_of_metrics(tmp_path: Path) -> None:
@@ -107,3 +115,26 @@ def test_facts_without_large_arrays_are_plain() -> None:
     facts = {"a": np.float64(1.5), "b": np.bool_(True), "c": {"d": np.int32(3), "e": np.ones(3)}}
     assert plain(facts) == {"a": 1.5, "b": True, "c": {"d": 3}}
     assert type(plain(facts)["b"]) is bool
+
+
+@pytest.mark.parametrize(("given", "stem", "name"), [
+    ("", "night job (2)", "night-job-2-"), ("", "ärger.v1+x", "ärger.v1+x"), ("", "", "run"),
+    ("mine", "job", "mine"),
+])  # fmt: skip
+def test_run_is_named_by_the_user_or_after_its_file(given: str, stem: str, name: str) -> None:
+    config = name_run(parse("", "", [f"run.name={given}"] if given else []), stem)
+    assert config.run.name == name
+    # The name is one that a config may have.
+    assert parse("", "", [f'run.name="{name}"']).run.name == name
+
+
+def test_model_of_a_run_folder_is_found_and_other_paths_stay(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").touch()
+    with pytest.raises(MissingInputError, match="holds no model"):
+        model_in(str(run))
+    (run / "model.h5").touch()
+    assert model_in(str(run)) == str(run / "model.h5")
+    for path in (run / "model.h5", tmp_path / "data", tmp_path):
+        assert model_in(str(path)) == str(path)

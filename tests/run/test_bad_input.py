@@ -85,7 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "unknown.toml").write_text(CONFIG.replace("servers", "servrs"), "utf-8")
     (folder / "type.toml").write_text(CONFIG.replace("servers = 1", 'servers = "one"'), "utf-8")
     for name, line in (("model", "tolerence = 1"), ("value", "l1 = 'a'"),
-                       ("solver", "solver = 'fast'")):  # fmt: skip
+                       ("solver", "solver = 'exakt'")):  # fmt: skip
         (folder / f"{name}.toml").write_text(f"{CONFIG}{line}\n", "utf-8")
     (folder / "toml.toml").write_text("[run\nservers", "utf-8")
     (folder / "nothing.toml").touch()
@@ -128,7 +128,7 @@ EARLY = [
     ("train job.toml --set seed=1", 2, "no setting: seed=1", "Did you mean run.seed=1?"),
     ("train model.toml", 2, "unknown key model.tolerence", "model.toml line 7", "model.tolerance"),
     ("train value.toml", 2, "model.l1: expected a number", "value.toml line 7"),
-    ("train solver.toml", 2, "there is no solver fast", "solver.toml line 7", "exact"),
+    ("train solver.toml", 2, "there is no solver exakt", "solver.toml line 7", "mean exact?"),
     ("train job.toml --model ridge", 2, "no kind of model ridge", "linear"),
     ("train job.toml --model no_apps:App", 2, "no_apps:App cannot be imported", "model.kind"),
     ("train job.toml --model my_apps:Nope", 2, "my_apps:Nope", "model.kind"),

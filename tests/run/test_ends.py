@@ -15,8 +15,10 @@ import pytest
 from tests.run.jobs import (
     SECONDS,
     environment,
+    mpips,
     processes_of,
     result_of,
+    run,
     under_mpirun,
     write_rows,
 )
@@ -146,3 +148,60 @@ def test_demo_runs_in_any_folder_and_inside_an_mpirun_as_a_job_of_its_own(tmp_pa
     assert result["auc"] > 0.6
     assert "try next:" in done.out
     assert f"info runs/{folder.name}" in done.out
+
+
+# -- Deaths and interrupts -----------------------------------------------------------------------
+
+FATAL = """
+import os, signal, sys, time
+import mpips
+
+class Fatal(mpips.App):
+    def tables(self):
+        return [mpips.Table(name="w", size=8)]
+
+    async def work(self, worker):
+        if worker.id == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+class FatalPlan(Fatal):
+    def plan(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield
+
+class Interrupted(Fatal):
+    async def work(self, worker):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(300)
+
+if __name__ == "__main__":
+    mpips.run(Interrupted, settings={"run.logical_workers": 3})
+"""
+
+
+@pytest.mark.parametrize(("app", "words"), [
+    ("Fatal", ("\n  worker, rank ", "out/log/rank-0002.log")),
+    ("FatalPlan", ("out/log",)),
+])  # fmt: skip
+def test_death_of_a_rank_says_who_and_where_to_look(
+    app: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "rows.h5", rows=20)
+    (tmp_path / "my_fatal.py").write_text(FATAL, "utf-8")
+    done = mpips(tmp_path, "train", "rows.h5", "--model", f"my_fatal:{app}", "--workers", "2",
+                 "--servers", "1", "--out", "out")
+    assert done.code == 76, done.err
+    told = done.err.partition("mpips: error: ")[2]
+    assert told.startswith("a rank was lost: its process has died\n")
+    for word in (*words, "Run again", "dmesg"):
+        assert word in told, (word, told)
+
+
+def test_interrupt_of_a_job_in_one_process_is_quiet(tmp_path: Path) -> None:
+    (tmp_path / "my_fatal.py").write_text(FATAL, "utf-8")
+    done = run([sys.executable, "my_fatal.py"], tmp_path)
+    assert (done.code, done.err) == (130, "mpips: interrupted\n")
+    [folder] = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("Interrupted-")
+    told = mpips(tmp_path, "info", str(folder))
+    assert "no result: interrupted or still running" in told.out

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mpips.apps.find import LINEAR, find_app
 from mpips.apps.linear.exact import ExactLinear
-from mpips.config import assign, parse
+from mpips.config import assign, parse, to_toml
+from mpips.node.app import check_model
 from mpips.node.folder import RunFolder
 from mpips.node.local import run_local
 from tests.run.jobs import Done, mpips, result_of, under_mpirun, weights_of, write_rows
@@ -76,6 +78,25 @@ def test_config_of_the_run_folder_gives_the_same_bits_from_another_folder(
     again, before = result_of(tmp_path / "again"), result_of(first)
     for name in ("objective", "gap", "auc", "logloss", "iterations"):
         assert again[name] == before[name], name
+
+
+@pytest.mark.parametrize("solver", sorted(LINEAR))
+def test_effective_config_of_each_solver_gives_the_same_bits(
+    solver: str, folder: Path, tmp_path: Path
+) -> None:
+    data = assign("data.train", str(folder / "small rows.h5"))
+    asked = parse("", "", [data, f"model.solver={solver}", "model.l1=0.5", "run.workers=2"])
+    kind = find_app(asked)
+    for name, config in (
+        ("asked", asked.sized(2)),
+        ("effective", parse(to_toml(check_model(kind, asked.sized(2))), "")),
+    ):
+        run_local(kind, config, RunFolder(tmp_path / name, config))
+    assert config.sync.mode
+    assert len(config.model) > len(asked.model)
+    weights = weights_of(tmp_path / "asked")
+    assert weights.any()
+    np.testing.assert_array_equal(weights_of(tmp_path / "effective"), weights)
 
 
 def test_mpirun_of_the_users_gives_the_same_bits(first: Path, tmp_path: Path) -> None:
