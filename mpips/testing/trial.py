@@ -92,10 +92,20 @@ def run_trial(seed: int, shape: Shape | None = None) -> Trial:
         result = simulation.run(DEADLINE_S)
     except (MpipsError, AssertionError) as problem:
         error = f"{type(problem).__name__}: {problem}"
+    error = error or _check_ends(simulation)
     expected = Expected(settings, config)
     violations = {name: [] if error else check(expected, result) for name, check in CHECKS.items()}
     counters = {name: result.get("counters", {}).get(name, 0) for name in COUNTERS}
     return Trial(seed, shape, faults, simulation, error, violations, counters)
+
+
+def _check_ends(simulation: Simulation) -> str:
+    """Return what is wrong with how the nodes came and left; empty if nothing is."""
+    view, nodes = simulation.scheduler.machine.view, simulation.nodes
+    if view is None or len(view.members) != len(nodes):
+        return "the job began before all nodes had come"
+    codes = [node.exit_code for node in nodes]
+    return f"the scheduler left before others: {codes}" if any(c != 0 for c in codes) else ""
 
 
 def _draw_shape(random: np.random.Generator, shape: Shape) -> Shape:

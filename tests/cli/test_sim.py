@@ -58,11 +58,11 @@ def test_failure_ends_with_1_and_the_command_that_shows_it_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mpips.node.server.ServerMachine", NoDuplicateCheck)
-    assert run("--seeds", "12") == 1
+    assert run("--seed", "3", "--seeds", "4", "--servers", "1", "--workers", "2") == 1
     *shown, last = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("seed ")
     assert " failed: " in shown[0]
-    assert last.startswith("seeds 1 to 12: ")
+    assert last.startswith("seeds 3 to 6: ")
     words = shown[1].split()
     assert words[:2] == ["mpips", "sim"]
     assert run(*words[2:]) == 1
