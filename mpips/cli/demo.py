@@ -58,16 +58,16 @@ def say_what_next(folder: Path) -> None:
     command = main.program()
     # What the demo has installed is found from any folder only in its environment.
     is_hidden = sys.prefix == str(VENV) and os.environ.get("VIRTUAL_ENV") != str(VENV)
-    activate = f"  . {VENV}/bin/activate   mpips, mpirun and python, from any folder\n"
+    activate = f"  . {VENV}/bin/activate   # mpips, mpirun, python, from any folder\n"
     print(
         f"\ntest AUC {result['auc']:.4f}, log loss {result['logloss']:.4f},"
         f" {result['nonzeros']:,} words have a weight\n\n"
         "try next:\n"
         f"{activate if is_hidden else ''}"
-        f"  {command} info {where}                    what the run left\n"
-        f"  {command} export {where}/model.h5 -o w.tsv   the words and their weights\n"
-        f"  {command} demo --set model.l1=10          a smaller model\n"
-        f"  {command} demo --set model.solver=ftrl    one streaming pass instead\n"
-        f"  {command} convert my.svm -o my.h5         your own data\n"
-        f"  {command} train my.h5 --model linear --servers 2 --workers 4"
+        f"  {command} info {where}   # what the run left\n"
+        f"  {command} export {where} -o w.tsv   # the words and their weights\n"
+        f"  {command} demo --set model.l1=10   # a smaller model\n"
+        f"  {command} demo --set model.solver=ftrl   # one streaming pass instead\n"
+        f"  {command} convert my.svm -o my.h5   # your own data\n"
+        f"  {command} train my.h5 --servers 2 --workers 4"
     )

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpips.cli.main import program
 from mpips.errors import DataError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def gather(path: Path, verbose: bool = False) -> Facts:
     if path.is_file():
         facts["bytes"] = path.stat().st_size
     if what.startswith("LIBSVM"):
-        facts["next"] = f"mpips convert {path} -o {path.name.split('.')[0]}.h5"
+        facts["next"] = f"{program()} convert {path} -o {path.name.split('.')[0]}.h5"
     return facts
 
 

@@ -57,7 +57,8 @@ def test_error_of_mpips_itself_is_a_bug_with_its_whole_traceback() -> None:
 
 
 def test_places_in_mpips_are_cut_from_a_users_traceback() -> None:
-    explained = explain_failure(raised_by(lambda: parse(3, "")), "server 1")  # type: ignore[arg-type]
+    error = raised_by(lambda: parse(3, ""))  # type: ignore[arg-type]
+    explained = explain_failure(error, "server 1")
     assert isinstance(explained, AppError)
     assert "test_failure.py" in explained.where
     assert str(Path(mpips.__file__).parent) not in explained.where
