@@ -9,6 +9,12 @@ from typing import Final
 from mpips.errors import AppError, MpipsError
 
 PACKAGE: Final = str(Path(__file__).resolve().parent.parent)
+# Where nodes call an app's functions, and what these have to be.
+CALLS: Final = frozenset({"WorkerNode.call", "WorkerNode.work", "ServerNode.call"})
+CALL_REMEDY: Final = (
+    "A task names a method of the app: on workers async def NAME(self, worker, ...), on servers"
+    " def NAME(self, stores, ...)."
+)
 LIBRARIES: Final = frozenset({"numpy", "scipy", "numba", "h5py", "msgspec", "mpi4py", "lz4"})
 
 
@@ -32,10 +38,22 @@ def explain_failure(error: Exception, who: str) -> MpipsError:
     if isinstance(error, AppError):
         return AppError(error.what, "\n".join(filter(None, (error.where, where))), error.remedy)
     raised = f"{type(error).__name__}: {error}"
+    if _is_wrong_call(cause):
+        return AppError(f"your app cannot be called as its plan asks: {raised}", who, CALL_REMEDY)
     if users is None:
         return MpipsError(f"internal error: {raised}", where, "This is a bug in mpips: report it.")
     name = users.tb_frame.f_code.co_qualname
     return AppError(f"your app {name} raised {raised}", where)
+
+
+def _is_wrong_call(error: BaseException) -> bool:
+    """Tell whether it was the very call of an app's function that failed, not the function."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    code = at.tb_frame.f_code if at is not None else None
+    is_call = code is not None and _is_ours(code.co_filename) and code.co_qualname in CALLS
+    return is_call and isinstance(error, AttributeError | TypeError)
 
 
 def _first_users(at: TracebackType | None) -> TracebackType | None:

@@ -9,6 +9,7 @@ import mpips
 from mpips.config import parse
 from mpips.errors import AppError, DataError, MpipsError
 from mpips.node.failure import explain_failure
+from mpips.node.local import run_local
 
 
 class Mine:
@@ -62,6 +63,44 @@ def test_places_in_mpips_are_cut_from_a_users_traceback() -> None:
     assert isinstance(explained, AppError)
     assert "test_failure.py" in explained.where
     assert str(Path(mpips.__file__).parent) not in explained.where
+
+
+class Misspelt(mpips.App):
+    """An app whose plan names a function that it does not have."""
+
+    def tables(self) -> list[mpips.Table]:
+        """Return a table."""
+        return [mpips.Table(name="w", size=8)]
+
+
+class Lonely(Misspelt):
+    """An app whose function does not take the worker."""
+
+    async def work(self) -> None:
+        """Do nothing."""
+
+
+class Plain(Misspelt):
+    """An app whose function is no coroutine."""
+
+    def work(self, worker: mpips.Worker) -> int:
+        """Do nothing."""
+        return 3
+
+
+@pytest.mark.parametrize(("kind", "words"), [
+    (Misspelt, "has no attribute 'work'"), (Lonely, "takes 1 positional argument"),
+    (Plain, "'send'"),
+])  # fmt: skip
+def test_function_that_cannot_be_called_is_no_bug_of_mpips(
+    kind: type[mpips.App], words: str
+) -> None:
+    with pytest.raises(MpipsError, match="your app cannot be called as its plan asks") as caught:
+        run_local(kind, parse("", ""))
+    assert caught.value.exit_code == 1
+    assert words in caught.value.what
+    assert "async def NAME(self, worker, ...)" in caught.value.remedy
+    assert caught.value.where.startswith("worker 2 on ")
 
 
 def test_error_for_the_user_stays_as_it_is() -> None:
