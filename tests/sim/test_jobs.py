@@ -92,18 +92,18 @@ def test_pushes_in_flight_are_parked_and_applied_in_order(seed: int) -> None:
 
 
 WRONG = {
-    "tables": (70, "ZeroDivisionError: in tables"),
+    "tables": (1, "ZeroDivisionError: in tables"),
     "tables data": (65, "bad data in tables\nrow 7\nFetch it again."),
-    "plan": (70, "ZeroDivisionError: in plan"),
+    "plan": (1, "ZeroDivisionError: in plan"),
     "plan data": (65, "bad data in plan"),
-    "end of the plan": (70, "ZeroDivisionError: in end of the plan"),
+    "end of the plan": (1, "ZeroDivisionError: in end of the plan"),
     "no task": (70, "AttributeError"),
-    "server": (70, "ZeroDivisionError: in server"),
+    "server": (1, "ZeroDivisionError: in server"),
     "server data": (65, "bad data in server\nrow 7"),
-    "worker": (70, "ZeroDivisionError: in worker"),
+    "worker": (1, "ZeroDivisionError: in worker"),
     "worker data": (65, "bad data in worker\nrow 7"),
     "strange result": (70, "object"),
-    "no such table": (70, "there is no table v; there are w"),
+    "no such table": (1, "there is no table v; there are w"),
     "different ranges": (70, "different ranges"),
 }
 
