@@ -19,6 +19,7 @@ _PUBLIC = {
     "Worker": "mpips.node.kv",
     "run": "mpips.node.run",
     "MpipsError": "mpips.errors",
+    "AppError": "mpips.errors",
     "UsageError": "mpips.errors",
     "ConfigError": "mpips.errors",
     "DataError": "mpips.errors",

@@ -103,6 +103,24 @@ def test_wrong_setting_is_named() -> None:
     assert error.value.remedy == "Did you mean run.servers?"
 
 
+def test_wrong_setting_is_not_blamed_on_the_line_that_it_replaces() -> None:
+    error = error_of(TEXT, "run.servers=0")
+    assert error.where == "in the settings of the command line"
+    assert error_of(TEXT.replace("2", "0"), "run.workers=3").where == "job.toml line 2"
+
+
+@pytest.mark.parametrize(("word", "remedy"), [
+    ("sequntial", "Did you mean sequential?"), ("x", "There are: sequential, bounded, eventual."),
+])  # fmt: skip
+def test_value_that_is_near_to_a_choice_is_answered_with_it(word: str, remedy: str) -> None:
+    assert error_of(f"[sync]\nmode = '{word}'\n").remedy == remedy
+
+
+@pytest.mark.parametrize(("setting", "meant"), [("l1=1", "model.l1=1"), ("seed=2", "run.seed=2")])
+def test_setting_without_its_section_is_answered_with_it(setting: str, meant: str) -> None:
+    assert error_of("", setting).remedy.endswith(f"Did you mean {meant}?")
+
+
 def test_section_that_is_no_table_is_refused_with_and_without_a_setting() -> None:
     assert "run" in error_of("run = 3").what
     assert "run" in error_of("run = 3", "run.servers=2").what

@@ -133,7 +133,8 @@ def test_wrong_value_of_an_option_is_a_usage_error(
 
 
 @pytest.mark.parametrize("kind", [
-    errors.UsageError, errors.ConfigError, errors.DataError, errors.MissingInputError,
+    errors.AppError, errors.UsageError, errors.ConfigError, errors.DataError,
+    errors.MissingInputError,
     errors.LaunchError, errors.ProtocolError, errors.OutputError, errors.FileError,
     errors.RanksLostError])
 def test_error_of_a_user_is_three_lines_and_its_exit_code(
