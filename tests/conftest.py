@@ -23,7 +23,7 @@ from mpips.node import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKERS = {"mpi", "slow", "rates", "kill", "slurm"}
-LISTED_SECONDS, REFUSED_SECONDS = 0.25, 1.0
+LISTED_SECONDS = 0.25
 UNDER_MPI = any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
 ABORT_CODE = 70
 STACK_SIGNAL = signal.SIGUSR2
@@ -83,13 +83,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     seconds = time.process_time() - begin
     if MARKERS & {mark.name for mark in item.iter_markers()} or seconds < LISTED_SECONDS:
         return result
-    slow_tests.append((seconds, item.nodeid))
 
     # The first use of a library or a kernel is slow once, whoever comes first.
-    first_use = len(sys.modules) - modules > 20 or compiled_files() != compiled
-    if seconds > REFUSED_SECONDS and not first_use:
-        pytest.fail(f"took {seconds:.2f} s of processor time; mark it slow or make it faster",
-                    pytrace=False)
+    if len(sys.modules) - modules <= 20 and compiled_files() == compiled:
+        slow_tests.append((seconds, item.nodeid))
     return result
 
 

@@ -144,6 +144,11 @@ EARLY = [
 ]
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Return what is in a folder, but for what Python keeps of an app that it imports."""
+    return [path for path in sorted(folder.rglob("*")) if "__pycache__" not in path.parts]
+
+
 @pytest.mark.parametrize("case", EARLY, ids=[case[0] for case in EARLY])
 def test_wrong_input_is_told_before_any_rank_starts(
     case: tuple[str, int, str],
@@ -155,14 +160,13 @@ def test_wrong_input_is_told_before_any_rank_starts(
     monkeypatch.setattr(bootstrap, "ensure", lambda *a, **k: None)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(folder)
-    before = sorted(folder.rglob("*"))
+    before = files_in(folder)
     line, code, *words = case
     arguments = [word.replace("file/", "a file/") for word in line.split()]
     ended = main(arguments)
     out, err = capfd.readouterr()
     assert_refused(Done(ended, out, err), code, *words)
-    left = [path for path in sorted(folder.rglob("*")) if "__pycache__" not in str(path)]
-    assert left == before
+    assert files_in(folder) == before
     assert out == ""
 
 
