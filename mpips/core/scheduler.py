@@ -65,7 +65,7 @@ class SchedulerMachine(Machine):
         self._plan: Plan | None = None
         self._open: Open | None = None
         self._request = 0
-        self._progress: dict[int, dict[str, float]] = {}
+        self._progress: dict[int, Progress] = {}
         self._deadline: float | None = None
         self._exit_code = 0
 
@@ -82,7 +82,9 @@ class SchedulerMachine(Machine):
             case Return() if self.state == "running":
                 return self._step_return(now, message)
             case Progress():
-                self._progress[message.worker] = message.facts
+                latest = self._progress.get(message.worker)
+                if latest is None or message.number > latest.number:
+                    self._progress[message.worker] = message
                 return []
             case Failed():
                 error = MpipsError(message.what, message.where, message.remedy)
@@ -132,8 +134,8 @@ class SchedulerMachine(Machine):
     def progress(self) -> dict[str, float]:
         """Return the workers' latest facts, summed."""
         total: dict[str, float] = {}
-        for facts in self._progress.values():
-            for name, value in facts.items():
+        for latest in self._progress.values():
+            for name, value in latest.facts.items():
                 total[name] = total.get(name, 0.0) + value
         return total
 

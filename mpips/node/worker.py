@@ -37,6 +37,7 @@ class WorkerNode(Member):
     ) -> None:
         super().__init__(transport, clock, kind, config)
         self.client = ClientMachine(transport.node, [], [])
+        self._reports = 0
         self._names: dict[str, int] = {}
         self._workers: dict[int, Worker] = {}
         self._apps: dict[int, App] = {}
@@ -112,7 +113,9 @@ class WorkerNode(Member):
 
     def report(self, worker: int, facts: dict[str, float]) -> None:
         """Send a logical worker's progress to the scheduler."""
-        self.send(SCHEDULER, Progress(epoch=self._epoch, worker=worker, facts=facts))
+        self._reports += 1
+        progress = Progress(epoch=self._epoch, worker=worker, facts=facts, number=self._reports)
+        self.send(SCHEDULER, progress)
 
     def table_index(self, name: str) -> int:
         """Return a table's index.

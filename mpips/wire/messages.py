@@ -112,10 +112,11 @@ class Return(Message, frozen=True, tag=6):
 
 
 class Progress(Message, frozen=True, tag=7):
-    """Worker to scheduler: facts while a call is running; the last of a worker counts."""
+    """Worker to scheduler: facts while a call is running; the highest `number` counts."""
 
     worker: int
     facts: dict[str, float]
+    number: int = 0
 
 
 # -- Membership: scheduler <-> all --------------------------------------------------------------

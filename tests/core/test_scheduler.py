@@ -314,11 +314,13 @@ def test_running_job_has_no_deadline_but_can_say_who_is_waited_for() -> None:
     assert driver.machine.waiting_for() == ["worker 0", "worker 2"]
 
 
-def test_progress_of_workers_is_summed_and_the_last_counts() -> None:
+def test_progress_of_workers_is_summed_and_the_last_sent_counts() -> None:
+    """The second report of worker 0 overtakes its first one."""
     driver = Driver()
     driver.form()
-    for worker, rows in ((0, 1.0), (1, 5.0), (0, 3.0)):
-        driver.say(3, Progress(worker=worker, facts={"rows": rows, "batches": 1.0}))
+    for worker, rows, number in ((0, 3.0, 2), (1, 5.0, 1), (0, 1.0, 1)):
+        facts = {"rows": rows, "batches": 1.0}
+        driver.say(3, Progress(worker=worker, facts=facts, number=number))
     assert driver.machine.progress() == {"rows": 8.0, "batches": 2.0}
 
 
