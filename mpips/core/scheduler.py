@@ -173,6 +173,7 @@ class SchedulerMachine(Machine):
             return self.fail(now, error)
         self.view = self._first_view(tables)
         self.state, self._deadline = "starting", now + FORMING_S_MAX
+        self.tell(now, "view", f"all are here; epoch {self.view.epoch}")
         start = Start(epoch=self.view.epoch, view=self.view, facts=facts)
         return [Send(node, start) for node in sorted(self._expected)]
 
@@ -209,6 +210,7 @@ class SchedulerMachine(Machine):
             return effects + self._stop(now, 0)
         except MpipsError as error:
             return effects + self.fail(now, error)
+        self.tell(now, "task", f"{asked.function} on {asked.group}")
         return effects + self._call(asked)
 
     def _call(self, task: Task) -> list[Effect]:
@@ -251,6 +253,7 @@ class SchedulerMachine(Machine):
 
     def _stop(self, now: float, exit_code: int) -> list[Effect]:
         self.state, self._exit_code, self._open = "stopping", exit_code, None
+        self.tell(now, "stop", f"exit code {exit_code}")
         self._deadline = now + STOPPING_S_MAX
         epoch = self.view.epoch if self.view else 0
         return [Send(node, Stop(epoch=epoch, exit_code=exit_code)) for node in self._expected]

@@ -102,13 +102,14 @@ class ServerMachine(Machine):
 
     def statistics(self) -> dict[str, int]:
         """Return counters, by name."""
+        sizes = [store.statistics() for store in self.stores]
         return {
             "pushes": self._pushes,
             "pulls": self._pulls,
             "duplicate_slices": self._duplicates,
             "parked_slices": self._parked,
             "waiting": sum(len(held.waiting) for held in self._held),
-            **{key: sum(s.statistics()[key] for s in self.stores) for key in ("keys", "bytes")},
+            **{key: sum(size[key] for size in sizes) for key in ("keys", "bytes")},
         }
 
     def stalled(self, before: float) -> list[str]:
@@ -268,8 +269,11 @@ class ServerMachine(Machine):
         """Return the answers to pulls whose clocks have come."""
         if not held.waiting:
             return []
-        ready = [p for p in held.waiting if self._may_read(held, p.message)]
-        held.waiting = [p for p in held.waiting if not self._may_read(held, p.message)]
+        ready: list[Pending] = []
+        waiting: list[Pending] = []
+        for pending in held.waiting:
+            (ready if self._may_read(held, pending.message) else waiting).append(pending)
+        held.waiting = waiting
         return [self._answer(held, p.source, p.message) for p in ready]
 
     def _answer(self, held: Held, source: int, message: Push | Pull) -> Send:

@@ -48,7 +48,7 @@ class Member(Node):
         self.job = Job(config, {})
         self.tables: list[Table] = []
         self._is_greeted = self._has_failed = False
-        self._incarnation = self._epoch = 0
+        self._epoch = 0
         self._calls = Calls()
 
     def turn(self) -> bool:

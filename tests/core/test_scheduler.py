@@ -324,6 +324,16 @@ def test_progress_of_workers_is_summed_and_the_last_sent_counts() -> None:
     assert driver.machine.progress() == {"rows": 8.0, "batches": 2.0}
 
 
+def test_story_tells_the_view_each_task_and_the_stop() -> None:
+    driver = Driver()
+    driver.form()
+    driver.machine.fail(2.0, MpipsError("enough"))
+    told = [line.partition(" ")[2] for line in driver.machine.story()]
+    assert told[0].startswith("view: all are here; epoch ")
+    assert told[1].startswith("task: ")
+    assert told[-1] == "stop: exit code 70"
+
+
 def test_strange_messages_are_refused() -> None:
     driver = Driver()
     with pytest.raises(ProtocolError, match="node 9, which is unknown"):
