@@ -9,7 +9,7 @@ import pytest
 from mpips.core.machine import Effect, End, Report, Send
 from mpips.core.scheduler import FORMING_S_MAX, STOPPING_S_MAX, SchedulerMachine
 from mpips.core.task import Plan, Task
-from mpips.errors import ConfigError, DataError, ProtocolError
+from mpips.errors import ConfigError, DataError, MpipsError, ProtocolError
 from mpips.wire.messages import (
     Call,
     Failed,

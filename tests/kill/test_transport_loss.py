@@ -50,6 +50,10 @@ except RanksLostError as error:
     end.close()
     facts = {"lost": sorted(end.lost), "text": str(error), "at": time.time(), "again": again}
     (folder / f"result.{end.node}").write_text(json.dumps(facts))
+# Whoever leaves looks dead: stay until the other survivor has written what it saw.
+deadline = time.monotonic() + 5
+while not (folder / f"result.{survivor}").exists() and time.monotonic() < deadline:
+    time.sleep(0.01)
 os._exit(0)
 """
 
