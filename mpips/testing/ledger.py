@@ -16,8 +16,8 @@ from mpips.wire.types import KeyArray, Table
 BASE: Final = 8.0
 """A push adds a power of this, its own: the digits of a sum say how often each push is in it."""
 
-PUSHES_MAX: Final = 17
-"""Powers of 8 whose sums are exact in 53 bits."""
+DIGITS: Final = 17
+"""Powers of 8 whose sums are exact in 53 bits; a further push is marked in the next column."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,13 +27,18 @@ class Settings(Section, frozen=True, kw_only=True):
 
     Attributes:
         steps: calls of each logical worker.
-        pushes: pushes of each call; steps x pushes is at most `PUSHES_MAX`.
+        pushes: pushes of each call.
         keys: size of the dense tables.
     """
 
     steps: int = 3
     pushes: int = 3
     keys: int = 24
+
+    @property
+    def columns(self) -> int:
+        """Return how many columns hold the marks of a logical worker's pushes."""
+        return -(-self.steps * self.pushes // DIGITS)
 
 
 @dataclass(frozen=True)
@@ -65,15 +70,16 @@ def spread(keys: KeyArray, settings: Settings) -> KeyArray:
 class Ledger(App):
     """Pushes powers to a dense and to a sparse table, each its own, and descends in a third.
 
-    Tables `marks` and `spread` are eventual: column u belongs to logical worker u. Table `sums` is
-    sequential, and its bits depend on the order of all additions.
+    Tables `marks` and `spread` are eventual: each logical worker has columns of its own, in the
+    order of their ids. Table `sums` is sequential, and its bits depend on the order of all
+    additions.
     """
 
     Settings: ClassVar[type[msgspec.Struct]] = Settings
 
     def tables(self) -> list[Table]:
         """Return the three tables, of few segments."""
-        size, width = self.settings.keys, self.job.logical_workers
+        size, width = self.settings.keys, self.job.logical_workers * self.settings.columns
         return [
             Table(name="marks", size=size, segments=4, width=width),
             Table(name="spread", kind="sparse", segments=4, width=width),
@@ -100,8 +106,8 @@ class Ledger(App):
         worker.push("sums", todo.range, todo.noise - before / 7)
         pushed = []
         for number, keys in enumerate(todo.keys):
-            values = np.zeros((len(keys), self.job.logical_workers))
-            values[:, worker.id] = BASE ** (step * self.settings.pushes + number)
+            row = self._mark(worker.id, step * self.settings.pushes + number)
+            values = np.tile(row, (len(keys), 1))
             pushed.append(worker.push("marks", keys, values))
             worker.push("spread", spread(keys, self.settings), values)
             # Every second push is waited for, by a look that must show it.
@@ -119,6 +125,14 @@ class Ledger(App):
         marks, (keys, found), sums = await worker.wait(*(worker.pull(name) for name in names))
         marks = marks.reshape(self.settings.keys, -1)
         return {"marks": marks, "keys": keys, "found": found.reshape(len(keys), -1), "sums": sums}
+
+    def _mark(self, worker: int, push: int) -> Floats:
+        """Return the row that a logical worker's push adds to each of its keys."""
+        settings = self.settings
+        column, digit = divmod(push, DIGITS)
+        row = np.zeros(self.job.logical_workers * settings.columns)
+        row[worker * settings.columns + column] = BASE**digit
+        return row
 
     def serve(self, stores: Stores) -> int:
         """Return how often this server was called: a call that runs twice leaves a gap."""
