@@ -1,5 +1,6 @@
 """What an app's worker methods are given: push, pull, wait, and the shard of the data."""
 
+import math
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Protocol
 
@@ -67,6 +68,9 @@ class Sender(Protocol):
 
     def watch(self, worker: int, timestamp: int, effects: list[Effect]) -> Pending:
         """Return what to await for a push or pull that was started with these effects."""
+
+    def alarm(self, worker: int, seconds: float) -> Pending:
+        """Return what to await for the end of so many seconds."""
 
     def report(self, worker: int, facts: dict[str, float]) -> None:
         """Send a logical worker's progress to the scheduler."""
@@ -153,6 +157,18 @@ class Worker:
     async def wait(self, *pending: Pending) -> list[Any]:
         """Wait for pushes and pulls, and return their results."""
         return [await one for one in pending]
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for so many seconds, in which the node's other logical workers go on.
+
+        They are those of `now`, so that in a simulated cluster the wait costs no time.
+
+        Raises:
+            ValueError: the number is negative, or not finite.
+        """
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"a sleep of {seconds} seconds cannot be")
+        await self._node.alarm(self.id, seconds)
 
     def now(self) -> float:
         """Return the time in seconds, which is virtual in a simulated cluster."""

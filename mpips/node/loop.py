@@ -1,5 +1,6 @@
 """The only event loop: frames in, machine steps, effects out."""
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -47,6 +48,11 @@ class Node(ABC):
             self._next_tick = now + TICK_S
             self.tick(now)
         return self.work() or bool(frames)
+
+    @property
+    def due(self) -> float:
+        """Return when `work` has something to do even if nothing comes; never: infinity."""
+        return math.inf
 
     @abstractmethod
     def receive(self, source: int, message: Message) -> None:
@@ -99,7 +105,7 @@ def run_loop(node: Node, backoff: Backoff) -> int:
         if node.turn():
             backoff.busy()
         else:
-            backoff.wait()
+            backoff.wait(node.due)
     return node.exit_code
 
 
@@ -108,13 +114,20 @@ def run_together(nodes: Sequence[Node], give_up: Callable[[], None]) -> int:
 
     Args:
         nodes: all of them; what one sends is there for the others at once.
-        give_up: called when nobody has anything to do, which then will never change.
+        give_up: called when nobody has anything to do, nor waits for a time to come: this then
+            will never change.
     """
     idle = 0
     while nodes[0].exit_code is None:
         busy = [node.turn() for node in nodes if node.exit_code is None]
         idle = 0 if any(busy) else idle + 1
         # What a node sends in its first turn, or because of the time, is seen in the next round.
-        if idle == 2:
+        if idle < 2:
+            continue
+        due = min(node.due for node in nodes if node.exit_code is None)
+        if due < math.inf:
+            time.sleep(max(0.0, due - nodes[0].clock()))
+            idle = 0
+        elif idle == 2:
             give_up()
     return nodes[0].exit_code

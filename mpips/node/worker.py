@@ -1,5 +1,7 @@
 """A worker: runs the app's worker functions, one coroutine for each call, on its client."""
 
+import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, final
@@ -43,6 +45,9 @@ class WorkerNode(Member):
         self._apps: dict[int, App] = {}
         self._pending: dict[int, Pending] = {}
         self._ready: deque[Running] = deque()
+        # A heap: until when somebody sleeps, and a number that keeps the order of equal times.
+        self._alarms: list[tuple[float, int, Pending]] = []
+        self._alarm = 0
         # By logical worker: how many pushes and pulls are open, and the answer that waits for them.
         self._open: dict[int, int] = {}
         self._returns: dict[int, tuple[int, Any]] = {}
@@ -80,15 +85,20 @@ class WorkerNode(Member):
             super().perform(effect)
             return
         pending = self._pending.pop(effect.timestamp)
-        pending.finish(flatten(effect.result))
-        if pending.waiter is not None:
-            self._ready.append(pending.waiter)
+        self._finish(pending, flatten(effect.result))
         self._open[pending.worker] -= 1
         if not self._open[pending.worker] and pending.worker in self._returns:
             self.answer(*self._returns.pop(pending.worker))
 
+    @property
+    def due(self) -> float:
+        """Return when the first of those who sleep wants to go on; never: infinity."""
+        return self._alarms[0][0] if self._alarms else math.inf
+
     def work(self) -> bool:
         """Run every coroutine that can go on, up to where it waits."""
+        while self._alarms and self.due <= self.clock():
+            self._finish(heapq.heappop(self._alarms)[2], None)
         if not self._ready:
             return False
         for _ in range(len(self._ready)):
@@ -111,6 +121,13 @@ class WorkerNode(Member):
         self.carry_out(effects)
         return pending
 
+    def alarm(self, worker: int, seconds: float) -> Pending:
+        """Return what a logical worker awaits to sleep for so many seconds."""
+        pending = Pending(0, worker)
+        self._alarm += 1
+        heapq.heappush(self._alarms, (self.clock() + seconds, self._alarm, pending))
+        return pending
+
     def report(self, worker: int, facts: dict[str, float]) -> None:
         """Send a logical worker's progress to the scheduler."""
         self._reports += 1
@@ -126,6 +143,11 @@ class WorkerNode(Member):
         if name not in self._names:
             raise ValueError(f"there is no table {name}; there are {', '.join(self._names)}")
         return self._names[name]
+
+    def _finish(self, pending: Pending, result: Any) -> None:
+        pending.finish(result)
+        if pending.waiter is not None:
+            self._ready.append(pending.waiter)
 
     def counters(self) -> dict[str, int]:
         """Return the client's counters."""

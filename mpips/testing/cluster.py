@@ -1,6 +1,7 @@
 """A whole job in one process and virtual time, with faults, all from a seed."""
 
 import heapq
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from mpips.testing.faults import CALM, Faults
 from mpips.testing.network import Network
 
 STEP_S: Final = 0.05
+STEP_S_OF_SLEEPERS: Final = 1.0
 SILENCE_S_MAX: Final = 300.0
 STORY_LINES: Final = 5
 
@@ -55,6 +57,8 @@ class Simulation:
         # By node: when it may act again. The heap has the nodes that have something left to do.
         self._free = [0.0] * size
         self._wakes: list[tuple[float, int]] = []
+        # By node: the time in the heap at which it is due by itself.
+        self._due = [math.inf] * size
 
     @property
     def scheduler(self) -> SchedulerNode:
@@ -80,7 +84,9 @@ class Simulation:
         while self.scheduler.exit_code is None:
             # Everybody sees the time pass now and then, in an order of chance.
             if network.now >= next_round:
-                next_round = network.now + STEP_S
+                # Sleepers get their turn in time, and may sleep long: the others see it less often.
+                has_sleepers = self.is_healed and self._wakes
+                next_round = network.now + (STEP_S_OF_SLEEPERS if has_sleepers else STEP_S)
                 self._begin_round()
             until = min(next_round, self._wakes[0][0]) if self._wakes else next_round
             dest = network.advance(until)
@@ -89,7 +95,7 @@ class Simulation:
             if dest is not None:
                 heard = network.now
                 self._turn(dest)
-            elif self.is_healed and network.now - heard > deadline_s:
+            elif self.is_healed and not self._wakes and network.now - heard > deadline_s:
                 raise ProtocolError(self._tell_who_waits(), "\n".join(self.story()))
         if self.scheduler.machine.error is not None:
             raise self.scheduler.machine.error
@@ -151,6 +157,10 @@ class Simulation:
             if cost:
                 self._sleep(number, cost)
                 break
+        # Who sleeps gets a turn at the very time.
+        if node.exit_code is None and node.due not in (math.inf, self._due[number]):
+            self._due[number] = node.due
+            heapq.heappush(self._wakes, (node.due, number))
         machine = machine_of(node)
         if machine is not None:
             machine.validate()

@@ -1,5 +1,6 @@
 """How an event loop waits when nothing happens: fast at first, cheap in the end."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -41,8 +42,8 @@ class Backoff:
         self._spins = 0
         self._next_s = FIRST_SLEEP_S
 
-    def wait(self) -> None:
-        """Wait a little, longer each time; 20 ms at most."""
+    def wait(self, until: float = math.inf) -> None:
+        """Wait a little, longer each time; 20 ms at most, and not past a time of the clock."""
         # The clock is not read while spinning: it costs as much as a poll.
         if self._spins < SPINS:
             self._spins += 1
@@ -51,7 +52,8 @@ class Backoff:
             if self._spins == SPINS:
                 self._silent_since = self._clock()
             return
-        self._sleep(self._next_s)
+        left_s = math.inf if until == math.inf else max(0.0, until - self._clock())
+        self._sleep(min(self._next_s, left_s))
         silent = self._clock() - self._silent_since >= SILENCE_S
         longest_s = LONGEST_SLEEP_IN_SILENCE_S if silent else LONGEST_SLEEP_S
         self._next_s = min(2 * self._next_s, longest_s)

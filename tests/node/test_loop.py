@@ -92,6 +92,29 @@ def test_message_ends_the_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SPINS > 0
 
 
+class Sleeper(Listener):
+    """Has something to do at a time, and notes when it is asked then."""
+
+    due = 7.7003
+    woke = 0.0
+
+    def work(self) -> bool:
+        """Note the time."""
+        if self.clock() < self.due:
+            return False
+        self.woke, self.due, self.exit_code = self.clock(), 1e9, 0
+        return True
+
+
+def test_idle_loop_wakes_when_somebody_is_due() -> None:
+    # By then it sleeps 20 ms at a time.
+    clock = Clock()
+    node = Sleeper(LoopTransport.world(1)[0], clock, 10**9)
+    assert run_loop(node, Backoff(clock=clock, sleep=clock.sleep)) == 0
+    assert 7.7003 <= node.woke < 7.7013
+    assert max(clock.sleeps) == 20e-3
+
+
 def test_effects_are_carried_out_and_bytes_counted_by_kind() -> None:
     one, other = LoopTransport.world(2)
     node, peer = Listener(one, Clock(), 9), Listener(other, Clock(), 9)

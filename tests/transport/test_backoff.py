@@ -51,6 +51,16 @@ def test_a_second_of_silence_lets_sleeps_grow_to_twenty_milliseconds() -> None:
     assert night.sleeps[-1] == max(night.sleeps) == 20e-3
 
 
+def test_sleep_ends_at_the_time_that_is_given_and_is_none_after_it() -> None:
+    night, backoff = waiting()
+    for _ in range(SPINS + 1100):
+        backoff.wait()
+    until = night.now + 25e-3
+    for _ in range(3):
+        backoff.wait(until)
+    assert night.sleeps[-3:] == pytest.approx([20e-3, 5e-3, 0.0])
+
+
 def test_idle_loop_polls_at_most_sixty_times_a_second() -> None:
     night, backoff = waiting()
     for _ in range(SPINS + 5000):
