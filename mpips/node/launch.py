@@ -179,6 +179,9 @@ def leave(mpi: ModuleType, code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()
-    if not has_recovery():
-        mpi.Finalize()
-    os._exit(code)
+    if has_recovery():
+        os._exit(code)
+    # Leave as programs do: MPICH says goodbye to its launcher in a handler at the exit, and
+    # without that the launcher kills all others.
+    mpi.Finalize()
+    sys.exit(code)
