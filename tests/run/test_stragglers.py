@@ -9,8 +9,6 @@ from tests.run.jobs import mpips, result_of, write_rows
 APP = '''
 """Delayed block proximal gradient whose workers sleep: a little always, now and then five times."""
 
-import time
-
 from mpips.apps.linear.delayed import DelayedLinear
 
 REST_S = 0.002
@@ -21,12 +19,12 @@ class Straggling(DelayedLinear):
 
     steps = 0
 
-    def gradient_of(self, b):
+    async def gradient_of(self, worker, b):
         """Sleep before the work."""
         self.steps += 1
         slow = (self.steps * 7 + len(self.shard.margins)) % 11 == 0
-        time.sleep(5 * REST_S if slow else REST_S)
-        return super().gradient_of(b)
+        await worker.sleep(5 * REST_S if slow else REST_S)
+        return await super().gradient_of(worker, b)
 '''
 
 

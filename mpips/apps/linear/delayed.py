@@ -145,12 +145,16 @@ class DelayedLinear(BlockApp):
             while len(self._late) > self.max_delay:
                 await self._catch_up(worker)
             span = int(self._starts[b]), int(self._starts[b + 1])
-            self._late.append((worker.push_pull("w", span, self.gradient_of(b)), b))
+            pushed = await self.gradient_of(worker, b)
+            self._late.append((worker.push_pull("w", span, pushed), b))
         self._busy_s += worker.now() - began
         return {}
 
-    def gradient_of(self, b: int) -> Floats:
-        """Return what is pushed for a block: gradient and inverse length of the step, `(n, 2)`."""
+    async def gradient_of(self, worker: Worker, b: int) -> Floats:
+        """Return what is pushed for a block: gradient and inverse length of the step, `(n, 2)`.
+
+        Whoever studies delays lets it sleep too, which stands for more work.
+        """
         block = self._blocks[b]
         pushed = block.diagonal(self.shard.margins, np.zeros(len(block.keys)))
         pushed[:, 1] = self._curvature
