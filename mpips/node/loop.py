@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from mpips.core.machine import Effect, Send
+from mpips.errors import RanksLostError
 from mpips.filters.chain import FilterChain
 from mpips.transport.backoff import Backoff
 from mpips.transport.base import Transport
@@ -43,6 +44,11 @@ class Node(ABC):
             if self.chains and isinstance(message, Push | Pull | Values):
                 message = self.chains[message.table].decode(message)
             self.receive(source, message)
+        # A loss ends the job, once what came before it is taken.
+        if self.transport.lost and not frames:
+            names = ", ".join(map(str, sorted(self.transport.lost)))
+            where = f"node {self.transport.node}"
+            raise RanksLostError(f"MPI reports the death of node {names}.", where)
         now = self.clock()
         if now >= self._next_tick:
             self._next_tick = now + TICK_S

@@ -4,9 +4,9 @@ A frame is a head, a few bytes that say what it is, and a payload, some arrays. 
 which `mpips.testing.contract.TransportContract` holds every transport to:
 
 - a frame arrives once, whole and unchanged, or its receiver or sender is gone;
+- a death is no error: it is seen in `lost`, and what goes on between the others is not disturbed;
 - frames arrive in *no* order: a small frame overtakes a large one of the same sender;
-- `send` and `poll` never block and never wait for the other side;
-- a loss is raised by `poll` and `flush`, never by `send`.
+- `send` and `poll` never block and never wait for the other side.
 """
 
 from abc import ABC, abstractmethod
@@ -52,8 +52,10 @@ class Transport(ABC):
         size: how many nodes there are.
         place: asked by `poll` where the payload of a frame of more than `SMALL_FRAME` bytes shall
             be received; answers writable C-contiguous uint8 arrays of exactly the sizes asked
-            for, or None for new ones. They belong to the transport until the frame is returned.
-        lost: the nodes known to be dead; while it is empty no loss has been raised.
+            for, or None for new ones. They belong to the transport until the frame is returned,
+            for ever if it never is because its sender was lost.
+        lost: the nodes known to be dead, and those forgotten; `poll` and `flush` add to it, and
+            nobody ever leaves it. Frames of a dead node that were here before may still come.
     """
 
     def __init__(self, node: int, size: int) -> None:
@@ -61,18 +63,23 @@ class Transport(ABC):
         self.size = size
         self.place: Place | None = None
         self.lost: frozenset[int] = frozenset()
+        self._forgotten: frozenset[int] = frozenset()
         self._traffic = Traffic()
 
     @abstractmethod
     def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
         """Queue a frame for a node, which may be this one; never blocks.
 
+        A frame for a lost node is dropped, and not counted. One that was queued before the node
+        was lost has arrived or has not.
+
         Args:
             dest: the node that shall have the frame.
             head: any bytes.
             payload: C-contiguous arrays of any shape and dtype but object. They are copied at
                 once if head and payload together have at most `SMALL_FRAME` bytes. Larger ones
-                are *not* copied: leave them unchanged until `unsent` is 0 or an answer came.
+                are *not* copied: leave them unchanged until `unsent` is 0, an answer came, or
+                the node is lost.
 
         Raises:
             ProtocolError: there is no such node, or an array is not C-contiguous.
@@ -86,36 +93,61 @@ class Transport(ABC):
         aligned where the transport allocated them. They belong to the caller; those of a small
         frame share one allocation with its head.
 
+        A frame of a node that dies is returned whole or not at all.
+
         Raises:
-            RanksLostError: a node is dead; see `lost`. From then on only `close` makes sense.
-            ProtocolError: the carrier failed otherwise, or `place` answered nonsense.
+            ProtocolError: the carrier failed otherwise than by a death, or `place` answered
+                nonsense. From then on only `close` makes sense.
         """
 
     @abstractmethod
     def unsent(self) -> int:
-        """Return how many messages have not left; at 0 all arrays sent may be changed again."""
+        """Return how many messages to nodes that are not lost have not left.
+
+        At 0 all arrays sent may be changed again.
+        """
 
     @abstractmethod
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything has left, at most so many seconds, and tell whether it has.
 
         Goes on receiving meanwhile (or two nodes could wait for each other); what comes is
-        returned by the next calls of `poll`.
+        returned by the next calls of `poll`. For nodes that are lost nobody waits.
 
         Raises:
-            RanksLostError, ProtocolError: as `poll`.
+            ProtocolError: as `poll`.
         """
 
     @abstractmethod
     def close(self) -> None:
         """Let go of everything without waiting; what has not left may be lost."""
 
+    def forget(self, node: int) -> None:
+        """Treat a node as lost from now on, though it may be alive: a process that has stopped.
+
+        It is in `lost` at once, what is under way to it or from it is given up, and no frame of it
+        is returned any more, be it here already or not. Nothing is told to it.
+
+        Args:
+            node: another node; to forget one twice, or one that is dead, is no mistake.
+
+        Raises:
+            ProtocolError: there is no such node, or it is this one.
+        """
+        if not 0 <= node < self.size or node == self.node:
+            raise ProtocolError(f"Node {self.node} of {self.size} cannot forget node {node}.")
+        self.lost |= {node}
+        self._forgotten |= {node}
+
     def statistics(self) -> Traffic:
         """Return a copy of the counters."""
         return replace(self._traffic)
 
-    def _admit(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]]) -> int:
-        """Refuse a frame that cannot be sent, count it, and return its bytes."""
+    def _admit(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]]) -> int | None:
+        """Refuse a frame that cannot be sent, count it, and return its bytes.
+
+        Returns None if there is nobody any more to get it.
+        """
         if not 0 <= dest < self.size:
             raise ProtocolError(f"There is no node {dest}, only 0 to {self.size - 1}.")
         size = len(head)
@@ -123,6 +155,8 @@ class Transport(ABC):
             if not array.flags.c_contiguous:
                 raise ProtocolError("An array to be sent is not C-contiguous.")
             size += array.nbytes
+        if dest in self.lost:
+            return None
         traffic = self._traffic
         traffic.frames_sent += 1
         traffic.bytes_sent += size

@@ -19,6 +19,10 @@ class Request(Protocol):
         """Tell whether the transfer is done."""
         ...
 
+    def Cancel(self) -> None:
+        """Let nothing come any more, if nothing has begun to come."""
+        ...
+
 
 class Transfers(Generic[T]):
     """Transfers under way, with their memory, which must live until they are done.
@@ -48,6 +52,15 @@ class Transfers(Generic[T]):
     def is_idle(self) -> bool:
         """Tell whether nothing is under way."""
         return not self._under_way
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def give_up(self) -> list[tuple[Request, Memory, T]]:
+        """Finish nothing any more, and return what is under way, which must live on."""
+        under_way = list(self._under_way)
+        self._under_way.clear()
+        return under_way
 
 
 class Lane(Transfers[T]):
@@ -80,5 +93,15 @@ class Lane(Transfers[T]):
         """
         super().advance()
         while self._waiting and len(self._under_way) < self._window:
-            data, token = self._waiting.popleft()
+            # What cannot begin is still there, and counted.
+            data, token = self._waiting[0]
             self.follow(self._begin(data), data, token)
+            self._waiting.popleft()
+
+    def __len__(self) -> int:
+        return len(self._under_way) + len(self._waiting)
+
+    def give_up(self) -> list[tuple[Request, Memory, T]]:
+        """Begin and finish nothing any more, and return what is under way."""
+        self._waiting.clear()
+        return super().give_up()

@@ -12,9 +12,9 @@ from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_by
 class LoopTransport(Transport):
     """One node of a world of queues; nodes may run in threads of their own."""
 
-    def __init__(self, node: int, inboxes: list[deque[Frame]]) -> None:
+    def __init__(self, node: int, inboxes: list[deque[Frame]], dead: set[int]) -> None:
         super().__init__(node, len(inboxes))
-        self._inboxes = inboxes
+        self._inboxes, self._dead = inboxes, dead
 
     @classmethod
     def world(cls, size: int) -> list[Self]:
@@ -27,20 +27,24 @@ class LoopTransport(Transport):
         [(0, b'hello', [array([1, 2], dtype=uint8)])]
         """
         inboxes: list[deque[Frame]] = [deque() for _ in range(size)]
-        return [cls(node, inboxes) for node in range(size)]
+        dead: set[int] = set()
+        return [cls(node, inboxes, dead) for node in range(size)]
 
     def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
         """Queue a frame for a node; the payload is copied, whatever its size."""
-        self._admit(dest, head, payload)
+        if self._admit(dest, head, payload) is None:
+            return
         # Copies, as over a network: what the sender does to its arrays now stays its own affair.
         copies = [as_bytes(array).copy() for array in payload]
         self._inboxes[dest].append((self.node, memoryview(bytes(head)), copies))
 
     def poll(self) -> list[Frame]:
         """Return the frames that are here, at most `FRAMES_PER_POLL`; never blocks."""
+        if not self._dead <= self.lost:
+            self.lost |= self._dead
         inbox = self._inboxes[self.node]
-        count = min(len(inbox), FRAMES_PER_POLL)
-        return [self._receive(*inbox.popleft()) for _ in range(count)]
+        frames = [inbox.popleft() for _ in range(min(len(inbox), FRAMES_PER_POLL))]
+        return [self._receive(*frame) for frame in frames if frame[0] not in self._forgotten]
 
     def unsent(self) -> int:
         """Return 0, because a frame is in the other's queue at once."""
@@ -49,6 +53,14 @@ class LoopTransport(Transport):
     def flush(self, timeout_s: float) -> bool:
         """Return True, because a frame is in the other's queue at once."""
         return True
+
+    def die(self) -> None:
+        """Let this node be dead, for tests: the others notice, and it is not to be used again.
+
+        What it has sent is in the others' queues, and so still arrives.
+        """
+        self._dead.add(self.node)
+        self.close()
 
     def close(self) -> None:
         """Forget the frames that were not fetched."""

@@ -7,6 +7,12 @@ of a sender in that order; so the n-th chunk received is the n-th chunk sent, wi
 
 Only a few chunks are under way at a time. The rest waits here, which keeps the memory of MPI
 bounded and lets the small frames pass.
+
+Where MPI knows of deaths (ULFM), nothing but point-to-point messages is used and the communicator
+stays as it is; MPI is told that a death is known, and goes on for the others. Requests with a dead
+peer are never touched again: MPI frees one that it is asked about, and may meet it later. MPI
+learns of deaths while it works, so we look for deaths after it has worked on what is not done, and
+before the next request is asked about.
 """
 
 import time
@@ -17,7 +23,7 @@ from typing import Any
 import numpy.typing as npt
 from mpi4py import MPI
 
-from mpips.errors import MpipsError, ProtocolError, RanksLostError
+from mpips.errors import ProtocolError
 from mpips.transport.backoff import Backoff
 from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_bytes, is_large
 from mpips.transport.lanes import Lane, Transfers
@@ -30,8 +36,13 @@ CHUNKS_UNDER_WAY = 4
 MESSAGES_UNDER_WAY = 64
 """How many sends to one node are given to MPI before the first of them is done."""
 
+EAGER_BYTES = 4096
+"""Size up to which a message is here, whole, when it is found: the least of MPI's own limits."""
+
 _MESSAGE, _CHUNK = 1, 2
 """Tags."""
+
+_DEATHS = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING)
 
 _graveyard: list[object] = []
 """Requests given up, and their memory, which MPI may still read or write (ULFM: never touch)."""
@@ -49,35 +60,36 @@ class MPITransport(Transport):
         self._status = MPI.Status()
         self._ready: list[Frame] = []
         self._unsent = 0
-        self._error: MpipsError | None = None
+        self._error: ProtocolError | None = None
+        self._dead: frozenset[int] = frozenset()
         # Lanes are made when a node is first met, and looked at while something moves in them.
         self._messages_out: dict[int, Lane[None]] = {}
         self._chunks_out: dict[int, Lane[None]] = {}
         self._messages_in: dict[int, Transfers[bytearray]] = {}
         self._chunks_in: dict[int, Lane[Frame | None]] = {}
-        self._moving: dict[Transfers[Any], None] = {}
+        self._moving: dict[Transfers[Any], int] = {}
 
     def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
         """Queue a frame for a node; a large payload is sent from where it is."""
         size = self._admit(dest, head, payload)
+        # After an error nothing is sent any more; poll tells why.
+        if size is None or self._error:
+            return
         follows = is_large(len(head), size)
         message = pack(head, payload, follows)
         chunks = _chunks([as_bytes(array) for array in payload]) if follows else []
-        # After a loss nothing is sent any more; poll tells why.
-        if self._error:
-            return
         try:
             self._start(self._messages_out, _MESSAGE, dest, message)
             for chunk in chunks:
                 self._start(self._chunks_out, _CHUNK, dest, chunk)
         except MPI.Exception as error:
-            self._error = self._explain(error)
+            self._suffer(error, dest)
 
     def poll(self) -> list[Frame]:
         """Return the frames that are here, at most `FRAMES_PER_POLL`; never blocks."""
         if len(self._ready) < FRAMES_PER_POLL and not self._error:
             self._progress()
-        # What came before a loss is handed over before the loss is raised.
+        # What came before an error is handed over before the error is raised.
         ready = self._ready
         if self._error and not ready:
             raise self._error
@@ -88,7 +100,7 @@ class MPITransport(Transport):
         return ready[:FRAMES_PER_POLL]
 
     def unsent(self) -> int:
-        """Return how many messages and chunks have not left."""
+        """Return how many messages and chunks to nodes that are not lost have not left."""
         return self._unsent
 
     def flush(self, timeout_s: float) -> bool:
@@ -108,6 +120,20 @@ class MPITransport(Transport):
                 backoff.wait()
         raise self._error
 
+    def forget(self, node: int) -> None:
+        """Treat a node as lost from now on, though MPI may believe it alive."""
+        super().forget(node)
+        self._notice()
+        self._ready = [frame for frame in self._ready if frame[0] != node]
+        # If it goes on one day, it must not write where others' values are by then.
+        lane = self._chunks_in.get(node)
+        given_up = lane.give_up() if lane is not None else []
+        _graveyard.append(given_up)
+        if node not in self._dead:
+            for request, _, _ in given_up:
+                request.Cancel()
+        self._bury(node)
+
     def close(self) -> None:
         """Let go of everything without waiting; what has not left may be lost.
 
@@ -122,16 +148,30 @@ class MPITransport(Transport):
     def _progress(self) -> None:
         try:
             self._fetch()
+            # Improbe tells of a death only when no message waits, which may never happen.
+            self._notice()
             # A lane may start another one, which is looked at next time.
             if self._moving:
-                for lane in list(self._moving):
-                    lane.advance()
-                    if lane.is_idle():
-                        del self._moving[lane]
+                for lane, peer in list(self._moving.items()):
+                    self._advance(lane, peer)
         except MPI.Exception as error:
-            self._error = self._explain(error)
+            self._suffer(error)
         except ProtocolError as error:
             self._error = error
+
+    def _advance(self, lane: Transfers[Any], peer: int) -> None:
+        """Advance a lane, unless its peer was lost in this round."""
+        if lane not in self._moving:
+            return
+        try:
+            lane.advance()
+        except MPI.Exception as error:
+            self._suffer(error, peer)
+            return
+        if lane.is_idle():
+            del self._moving[lane]
+        else:
+            self._notice()
 
     def _fetch(self) -> None:
         """Begin to receive the messages that are here, a bounded number."""
@@ -140,21 +180,43 @@ class MPITransport(Transport):
             found = probe(MPI.ANY_SOURCE, _MESSAGE, status)
             if found is None:
                 return
-            source = status.source
-            message = bytearray(status.count)
+            source, size = status.source, status.count
+            if size > EAGER_BYTES:
+                self._notice()
+            message = bytearray(size)
             request = found.Irecv(message)
+            if source in self.lost:
+                self._take_last(source, request, message)
+                continue
             # Messages of one sender are opened in order, so that its chunks find their frames.
             lane = self._messages_in.get(source)
             if lane is None:
                 lane = self._messages_in[source] = Transfers(partial(self._open, source))
-            if lane.is_idle() and request.Test():
+            try:
+                is_here = lane.is_idle() and request.Test()
+            except MPI.Exception as error:
+                _graveyard.append((request, message))
+                self._suffer(error, source)
+                continue
+            if is_here:
                 self._open(source, message)
             else:
                 lane.follow(request, message, message)
-                self._moving[lane] = None
-        # Improbe raises only when no message waits, which on a busy rank may never happen.
-        if self._sees_losses and self._failed():
-            self._error = self._loss()
+                self._moving[lane] = source
+
+    def _take_last(self, source: int, request: MPI.Request, message: bytearray) -> None:
+        """Take a message of a lost node, if MPI has all of it; the rest will never come."""
+        grave = len(_graveyard)
+        _graveyard.append((request, message))
+        # This leaves a request that is not done as it is, which Test does not.
+        if not request.Get_status():
+            return
+        request.Test()
+        del _graveyard[grave]
+        head, sizes, arrays, follows = unpack(message)
+        if source not in self._forgotten and not follows:
+            self._count_received(len(head) + sum(sizes))
+            self._ready.append((source, head, arrays))
 
     def _open(self, source: int, message: bytearray) -> None:
         """Hand over a small frame; begin to receive the payload of a large one."""
@@ -177,7 +239,7 @@ class MPITransport(Transport):
         for chunk in chunks:
             lane.add(chunk, None)
         lane.add(last, (source, head, arrays))
-        self._moving[lane] = None
+        self._moving[lane] = source
 
     def _complete(self, frame: Frame | None) -> None:
         if frame:
@@ -194,35 +256,70 @@ class MPITransport(Transport):
             lane = lanes[dest] = Lane(begin, self._leave, window)
         # Most small messages have left at once, and need not be remembered.
         if lane.is_idle():
-            request = self._comm.Isend(data, dest, tag)
-            if request.Test():
+            # Where something moves, a Test may have let MPI learn of a death since the last poll.
+            if self._moving:
+                self._notice()
+            if dest in self.lost:
                 return
+            request = self._comm.Isend(data, dest, tag)
+            try:
+                if request.Test():
+                    return
+            except MPI.Exception:
+                _graveyard.append((request, data))
+                raise
             lane.follow(request, data, None)
         else:
             lane.add(data, None)
         self._unsent += 1
-        self._moving[lane] = None
+        self._moving[lane] = dest
 
     def _leave(self, _: None) -> None:
         self._unsent -= 1
 
-    def _explain(self, error: MPI.Exception) -> MpipsError:
-        """Return what an error of MPI means here."""
-        if self._sees_losses and self._failed():
-            return self._loss()
-        return ProtocolError(f"MPI failed: {error.Get_error_string()}.", f"node {self.node}")
-
-    def _failed(self) -> bool:
+    def _notice(self) -> None:
+        """See who is dead as far as MPI knows; costs 0.2 us."""
+        if not self._sees_losses:
+            return
         group = self._comm.Get_failed()
-        failed = group.size > 0
+        if group.size > len(self._dead):
+            # Until MPI is told that a death is known it raises instead of finding messages.
+            self._comm.Ack_failed(group.size)
+            everybody = self._comm.Get_group()
+            dead = frozenset(group.Translate_ranks(None, everybody))
+            everybody.Free()
+            for node in dead - self._dead:
+                self._bury(node)
+            self._dead = dead
+            self.lost |= dead
         group.Free()
-        return failed
 
-    def _loss(self) -> RanksLostError:
-        group, everybody = self._comm.Get_failed(), self._comm.Get_group()
-        self.lost = frozenset(group.Translate_ranks(None, everybody))
-        names = ", ".join(map(str, sorted(self.lost)))
-        return RanksLostError(f"MPI reports the death of node {names}.", f"node {self.node}")
+    def _bury(self, node: int) -> None:
+        """Give up all that is under way with a node; what MPI has of it is never touched again."""
+        for lanes in (self._messages_out, self._chunks_out):
+            if node in lanes:
+                self._unsent -= len(lanes[node])
+        for lane in [lane for lane, peer in self._moving.items() if peer == node]:
+            _graveyard.append(lane.give_up())
+            del self._moving[lane]
+
+    def _suffer(self, error: MPI.Exception, peer: int | None = None) -> None:
+        """Take an error of MPI: it tells of a death, or is the end of this transport.
+
+        Args:
+            error: what MPI raised.
+            peer: whose request it was.
+        """
+        kind = error.Get_error_class()
+        if not self._sees_losses or kind not in _DEATHS:
+            what = f"MPI failed: {error.Get_error_string()}."
+            self._error = ProtocolError(what, f"node {self.node}")
+            return
+        self._notice()
+        # MPI has freed the request, and would call it done if it were asked again.
+        if kind == MPI.ERR_PROC_FAILED and peer is not None:
+            self._bury(peer)
+            self.lost |= {peer}
 
 
 def _chunks(arrays: list[Bytes]) -> list[Bytes]:
