@@ -23,7 +23,8 @@ UNKNOWN = "a launcher\n"
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start each test outside of any job."""
     for name in list(os.environ):
-        if name.startswith(("OMPI_", "PMIX_", "PRTE_", "PMI_", "SLURM_", "MPIPS_MPI")):
+        if name.startswith(("OMPI_", "PMIX_", "PRTE_", "PMI_", "SLURM_", "MPIPS_MPI",
+                            "MPI_LOCAL", "MPI4PY_")):
             monkeypatch.delenv(name)
     monkeypatch.delenv(surroundings.MARKER, raising=False)
 
@@ -65,6 +66,20 @@ def test_mpirun_beside_the_library_of_the_environment_beats_the_path(
     (tmp_path / "env" / "lib").mkdir()
     (tmp_path / "env" / "lib" / "libmpi.so.40").touch()
     assert mpirun.find().path == str(mine)
+
+
+def test_mpirun_beside_the_library_that_the_user_names_beats_the_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("env", "mpich"):
+        (tmp_path / name / "lib").mkdir(parents=True)
+        (tmp_path / name / "lib" / "libmpi.so").touch()
+    fake_launcher(tmp_path / "env" / "bin", OPEN_MPI_5)
+    named = fake_launcher(tmp_path / "mpich" / "bin", MPICH)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "env"))
+    for library in ("mpich/lib", "mpich/lib/libmpi.so"):
+        monkeypatch.setenv("MPI4PY_LIBMPI", str(tmp_path / library))
+        assert mpirun.find().path == str(named)
 
 
 def test_named_mpirun_beats_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +141,8 @@ def test_others_get_no_option_that_they_do_not_know(
     assert "--with-ft" not in start.command
     if text != OPEN_MPI_4:
         assert start.command[1:] == ("-n", "2", "prog")
+    own = {name for name in start.changes if name.startswith(("OMPI_", "PRTE_"))}
+    assert bool(own) == (text in (OPEN_MPI_4, UNKNOWN))
 
 
 def in_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str = "RUNNING") -> None:
@@ -210,6 +227,18 @@ def test_exit_code_of_mpirun_is_returned() -> None:
     assert mpirun.run(python("raise SystemExit(75)")) == 75
 
 
+@pytest.mark.parametrize(("code", "passed", "expected"), [
+    (0, 0, 0), (75, 0, 75), (1, 0, 1), (2, 0, 2), (137, 0, 137), (-9, 0, 137),
+    (9, 0, 137), (11, 0, 139), (1, signal.SIGTERM, 143), (2, signal.SIGINT, 130),
+    (0, signal.SIGTERM, 0), (76, signal.SIGTERM, 76),
+])  # fmt: skip
+def test_exit_codes_of_all_launchers_mean_the_same(
+    code: int, passed: int, expected: int
+) -> None:
+    # Open MPI ends with 137 where a rank was killed, Hydra with 9; after ^C with 1 and with 2.
+    assert mpirun.explain_code(code, passed) == expected
+
+
 def test_child_reads_nothing_from_the_terminal() -> None:
     assert mpirun.run(python("import sys; sys.exit(len(sys.stdin.read()))")) == 0
 
@@ -278,6 +307,19 @@ def test_ranks_are_told_from_shells(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert surroundings.under_mpi() is expected
+
+
+@pytest.mark.parametrize(("rank", "size"), [
+    ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+])
+def test_place_on_the_host_is_what_the_launcher_tells(
+    rank: str, size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (surroundings.local_rank(), surroundings.local_size()) == (None, None)
+    monkeypatch.setenv(rank, "0")
+    monkeypatch.setenv(size, "3")
+    assert (surroundings.local_rank(), surroundings.local_size()) == (0, 3)
 
 
 def test_world_size_is_what_the_launcher_promised(monkeypatch: pytest.MonkeyPatch) -> None:
