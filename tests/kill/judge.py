@@ -1,0 +1,87 @@
+"""Says by what a job has written whether it ended well; mpirun's exit code is not asked."""
+
+import pickle
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from mpips.config import load
+from mpips.errors import RanksLostError
+from mpips.node.folder import CONFIG, read_result
+from mpips.testing.checkers import (
+    EXAMPLES_MAX,
+    Expected,
+    check_calls,
+    check_looks,
+    check_once,
+    check_sums,
+    digits,
+)
+from tests.kill import app
+from tests.kill.plans import LOST, RIGHT, WRONG, Plan
+
+
+def judge(plan: Plan, folder: Path, victims: Collection[int], code: int) -> tuple[str, list[str]]:
+    """Return how a job that is over has ended, and what is wrong with that.
+
+    Args:
+        plan: what was to be done.
+        folder: the run folder.
+        victims: the ranks that were killed.
+        code: what the launcher ended with: it has to tell what the result says.
+    """
+    result = read_result(folder)
+    if result is None:
+        # The one who writes the result may be dead; the launcher has to know what that means.
+        was_killed = 0 in victims and code == RanksLostError.exit_code
+        return (LOST, []) if was_killed else (WRONG, [f"there is no result; exit code {code}"])
+    wrong = [] if result["exit_code"] == code else [
+        f"the launcher says {code}, the result {result['exit_code']}"]
+    if result["exit_code"] == RanksLostError.exit_code:
+        return LOST, wrong + check_names(result["error"], victims)
+    if result["status"] != "done" or result["exit_code"] != 0:
+        return WRONG, [*wrong, f"it ended with {result['exit_code']}: {result['error']}"]
+    wrong += check_facts(plan, folder, victims)
+    return (WRONG if wrong else RIGHT), wrong
+
+
+def check_names(error: str, victims: Collection[int]) -> list[str]:
+    """Return which ranks an error names that are well; an error has to name one that is dead."""
+    named = {int(number) for number in re.findall(r"\brank (\d+)", error)}
+    if not named & set(victims):
+        return [f"killed were {sorted(victims)}, and not one of them is named: {error}"]
+    return [f"rank {rank} is called lost, and was not killed" for rank in named - set(victims)]
+
+
+def check_facts(plan: Plan, folder: Path, victims: Collection[int]) -> list[str]:
+    """Return what does not hold in the ledger of a job that has ended well."""
+    facts: dict[str, Any] = pickle.loads((folder / app.FACTS).read_bytes())
+    settings = app.settings_of(folder)
+    expected = Expected(settings, load(folder / CONFIG))
+    dead = {role for strike in plan.strikes for role, _ in strike.targets} if victims else set()
+    wrong = check_once(expected, facts) + check_sums(expected, facts)
+    wrong += check_looks(expected, facts, servers_die="server" in dead)
+    if "server" not in dead:
+        wrong += check_calls(expected, facts)
+    for worker in range(expected.workers):
+        wrong += check_acknowledged(expected, facts, worker, app.finished(folder, worker))
+    return wrong
+
+
+def check_acknowledged(
+    expected: Expected, facts: dict[str, Any], worker: int, acknowledged: Collection[int]
+) -> list[str]:
+    """Return the pushes whose number in the table is not 1 if acknowledged, and else 0 or 1."""
+    wanted = expected.counts(expected.settings.keys)[:, worker]
+    found = digits(facts["marks"], wanted.shape[1])[:, worker]
+    wrong = []
+    for push in range(wanted.shape[1]):
+        is_wrong = found[:, push] > wanted[:, push]
+        if push in acknowledged:
+            is_wrong |= found[:, push] < wanted[:, push]
+        if is_wrong.any():
+            word = "" if push in acknowledged else "not "
+            wrong.append(f"push {push} of logical worker {worker}, {word}acknowledged, is in"
+                         f" {found[is_wrong, push].tolist()} times")
+    return wrong[:EXAMPLES_MAX]

@@ -1,0 +1,164 @@
+"""What is done to a job, drawn from a seed: whom a signal hits, and when."""
+
+import hashlib
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+KILL, STOP, GO_ON = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
+
+Who = tuple[str, int]
+"""A role, and which of its ranks, ascending."""
+
+
+@dataclass(frozen=True)
+class Strike:
+    """A signal to some ranks.
+
+    Attributes:
+        number: the signal.
+        targets: who gets it, all at the same time.
+        share: of all pushes, how many are acknowledged when it comes; counts where `after_s` is 0.
+        after_s: how long after the strike before it comes.
+    """
+
+    number: signal.Signals
+    targets: tuple[Who, ...]
+    share: float = 0.0
+    after_s: float = 0.0
+
+    def __str__(self) -> str:
+        who = " and ".join(f"{role} #{place}" for role, place in self.targets)
+        when = f"after {self.after_s:.3f} s" if self.after_s else f"at {self.share:.0%}"
+        return f"{self.number.name} {who} {when}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job and what is done to it.
+
+    Attributes:
+        kind: the kind that it was drawn as.
+        seed: decides everything.
+        servers: ranks that are servers at the start.
+        workers: ranks that are workers at the start.
+        logical_workers: their number.
+        expected: how the job must end, a word of `OUTCOMES`.
+        strikes: what is done, in order.
+    """
+
+    kind: str
+    seed: int
+    servers: int
+    workers: int
+    logical_workers: int
+    expected: str
+    strikes: tuple[Strike, ...]
+
+    def settings(self) -> list[str]:
+        """Return the settings of the job."""
+        return [f"run.{name}={getattr(self, name)}"
+                for name in ("servers", "workers", "logical_workers")] + [f"run.seed={self.seed}"]
+
+    def __str__(self) -> str:
+        done = "; ".join(map(str, self.strikes)) or "nothing"
+        return (f"{self.kind}, seed {self.seed}: {self.servers} servers, {self.workers} workers,"
+                f" {self.logical_workers} logical: {done}")
+
+
+RIGHT, LOST, WRONG, HANGS = OUTCOMES = ("right", "lost", "wrong", "hangs")
+"""How a job ends: all is well; with exit code 76 and the dead named; otherwise; not at all."""
+
+
+def _calm(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    return []
+
+
+def _server(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    return [_strike(random, job, "server")]
+
+
+def _worker(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    return [_strike(random, job, "worker")]
+
+
+def _scheduler(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    return [_strike(random, job, "scheduler")]
+
+
+def _two(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    """A server and a worker at once."""
+    targets = (_draw(random, job, "server"), _draw(random, job, "worker"))
+    return [Strike(KILL, targets, _share(random))]
+
+
+def _during(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    """A server, and another one while the first is being replaced."""
+    first, second = _draw_two(random, job, "server")
+    return [Strike(KILL, (first,), _share(random)),
+            Strike(KILL, (second,), after_s=float(random.uniform(0.001, 0.08)))]
+
+
+def _after(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    """A server, and another one just after the first has been replaced."""
+    first, second = _draw_two(random, job, "server")
+    return [Strike(KILL, (first,), _share(random)),
+            Strike(KILL, (second,), after_s=float(random.uniform(0.1, 0.6)))]
+
+
+def _pause(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    """Stop somebody for a while that is too short to be given up."""
+    who = _draw(random, job, str(random.choice(["scheduler", "server", "worker"])))
+    return [Strike(STOP, (who,), _share(random)),
+            Strike(GO_ON, (who,), after_s=float(random.uniform(0.05, 1.5)))]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of plans: how its strikes are drawn, and how its jobs must end."""
+
+    draw: Callable[[np.random.Generator, dict[str, int]], list[Strike]]
+    expected: str
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "calm": Kind(_calm, RIGHT),
+    "pause": Kind(_pause, RIGHT),
+    "server": Kind(_server, LOST),
+    "worker": Kind(_worker, LOST),
+    "scheduler": Kind(_scheduler, LOST),
+    "two": Kind(_two, LOST),
+    "during": Kind(_during, LOST),
+    "after": Kind(_after, LOST),
+}
+
+
+def draw_plan(kind: str, seed: int) -> Plan:
+    """Return the plan of a kind that a seed gives; each kind has a stream of its own."""
+    name = int.from_bytes(hashlib.sha256(kind.encode()).digest()[:8], "little")
+    random = np.random.default_rng([seed, name])
+    job = {"servers": int(random.integers(2, 4)), "workers": int(random.integers(2, 4))}
+    logical_workers = job["workers"] + int(random.integers(0, 2))
+    strikes = KINDS[kind].draw(random, job)
+    return Plan(kind, seed, **job, logical_workers=logical_workers,
+                expected=KINDS[kind].expected, strikes=tuple(strikes))
+
+
+def _share(random: np.random.Generator) -> float:
+    return float(random.uniform(0.02, 0.7))
+
+
+def _strike(random: np.random.Generator, job: dict[str, int], role: str) -> Strike:
+    return Strike(KILL, (_draw(random, job, role),), _share(random))
+
+
+def _draw(random: np.random.Generator, job: dict[str, int], role: str) -> Who:
+    return role, int(random.integers(job.get(f"{role}s", 1)))
+
+
+def _draw_two(random: np.random.Generator, job: dict[str, int], role: str) -> list[Who]:
+    chosen = random.choice(job[f"{role}s"], 2, replace=False)
+    return [(role, int(place)) for place in chosen]
