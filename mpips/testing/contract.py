@@ -262,6 +262,66 @@ class TransportContract:
             assert (traffic.frames_sent, traffic.bytes_sent) == (2, 100_038)
             assert (traffic.frames_received, traffic.bytes_received) == (2, 100_038)
 
+    def test_nobody_is_lost_while_all_live(self, ends: list[Transport]) -> None:
+        """Whoever is lost is lost for ever."""
+        for end in ends:
+            end.send(1 - end.node, b"alive")
+        receive(ends, 1)
+        assert all(end.lost == frozenset() for end in ends)
+
+    @pytest.mark.parametrize("size", [0, 100, 3 * CHUNK])
+    def test_frames_for_a_forgotten_node_are_dropped(
+        self, ends: list[Transport], size: int
+    ) -> None:
+        """Nobody waits for them, and they are not counted."""
+        for end in ends:
+            end.forget(1 - end.node)
+            end.send(1 - end.node, b"gone", [random_bytes(end.node, size)])
+            assert end.lost == {1 - end.node}
+            assert end.unsent() == 0
+            assert end.flush(0.0)
+            assert end.statistics().frames_sent == 0
+
+    def test_what_is_under_way_to_a_forgotten_node_is_given_up(self, ends: list[Transport]) -> None:
+        """Some of it is in the hands of the carrier, some waits for its turn."""
+        for end in ends:
+            for number in range(200):
+                end.send(1 - end.node, b"%d" % number, [random_bytes(end.node, 60_000)])
+            end.send(1 - end.node, b"large", [random_bytes(end.node, 9 * CHUNK)])
+            end.forget(1 - end.node)
+            assert end.unsent() == 0
+            assert end.flush(0.0)
+
+    @pytest.mark.parametrize("size", [100, CHUNK + 1])
+    def test_node_that_forgot_another_goes_on_with_the_rest(
+        self, ends: list[Transport], size: int
+    ) -> None:
+        """What came of the forgotten one, before or after, is not returned; all else is."""
+        for end in ends:
+            for length in (10, 60_000, 2 * CHUNK):
+                end.send(1 - end.node, b"late", [random_bytes(end.node, length)])
+            # Perhaps some of it is here, and some is half here.
+            end.flush(0.0)
+            end.forget(1 - end.node)
+            for number in range(100):
+                end.send(end.node, b"%d" % number, [random_bytes(number, size)])
+        for node, frames in receive(ends, 100).items():
+            assert sorted(int(bytes(head)) for _, head, _ in frames) == list(range(100))
+            for source, head, payload in frames:
+                assert source == node
+                assert_same(payload, [random_bytes(int(bytes(head)), size)])
+
+    def test_who_cannot_be_forgotten_is_refused(self, ends: list[Transport]) -> None:
+        """A node itself, and one that is not there; twice the same is no mistake."""
+        for end in ends:
+            for node in (end.node, 2, -1):
+                with pytest.raises(ProtocolError, match="forget"):
+                    end.forget(node)
+            assert end.lost == frozenset()
+            end.forget(1 - end.node)
+            end.forget(1 - end.node)
+            assert end.lost == {1 - end.node}
+
     @pytest.mark.slow
     def test_frame_of_more_than_two_gibibytes_arrives(self, ends: list[Transport]) -> None:
         """Counts of 32 bits end here; from node 0 to node 1 alone, to spare memory."""

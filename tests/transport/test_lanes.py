@@ -1,5 +1,7 @@
 """Transfers begin, and are seen to be done, in order, a few at a time."""
 
+import pytest
+
 from mpips.transport.lanes import Lane
 
 
@@ -58,3 +60,31 @@ def test_what_waits_begins_in_order_when_there_is_room() -> None:
         lane.advance()
     assert wire.begun == [b"0", b"1", b"2"]
     assert finished == [0, 1, 2]
+
+
+def test_what_is_given_up_is_returned_and_never_asked_about_again() -> None:
+    wire, finished = Wire(), list[int]()
+    lane = Lane(wire.begin, finished.append, 2)
+    for number in range(4):
+        lane.add(b"%d" % number, number)
+    assert len(lane) == 4
+    assert [(data, token) for _, data, token in lane.give_up()] == [(b"0", 0), (b"1", 1)]
+    wire.done = {b"0", b"1"}
+    lane.advance()
+    assert (len(lane), finished, wire.begun) == (0, [], [b"0", b"1"])
+
+
+def test_what_cannot_begin_still_counts() -> None:
+    wire = Wire()
+    lane = Lane(wire.begin, lambda token: None, 1)
+    for number in range(3):
+        lane.add(b"%d" % number, number)
+    wire.done = {b"0"}
+    lane._begin = broken
+    with pytest.raises(OSError, match="dead"):
+        lane.advance()
+    assert len(lane) == 2
+
+
+def broken(data: bytes) -> Pending:
+    raise OSError("dead")
