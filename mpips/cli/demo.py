@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mpips.bootstrap import ROOT, VENV, is_checkout
 from mpips.cli import main, train
+from mpips.cli.demo_kill import Killer, check_victim
+from mpips.config import Config
 from mpips.errors import MissingInputError
 from mpips.node.folder import read_result
 
@@ -24,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--servers", metavar="S", type=int, default=SERVERS, help="default: %(default)s")
     add("--workers", metavar="W", type=int, default=WORKERS, help="default: %(default)s")
     add("--out", metavar="DIR", type=Path, help="the run folder (default: runs/demo-TIME)")
+    add("--kill", metavar="server|worker|spare|RANK", help=
+        "kill that rank, or the first one of that role, by SIGKILL once training is under way")
     add("--set", metavar="A.B=V", action="append", default=[], help="set any key of the config")
 
 
@@ -44,7 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
         set=[*SETTINGS, *arguments.set],
         dry_run=False,
     )
-    folder = train.start(asked)
+
+    def killer(config: Config) -> Killer:
+        check_victim(arguments.kill, config)
+        return Killer(arguments.kill, Path(config.run.out))
+
+    folder = train.start(asked, killer if arguments.kill else None)
     if folder is not None:
         say_what_next(folder)
     return 0
@@ -66,6 +75,7 @@ def say_what_next(folder: Path) -> None:
         f"{activate if is_hidden else ''}"
         f"  {command} info {where}   # what the run left\n"
         f"  {command} export {where} -o w.tsv   # the words and their weights\n"
+        f"  {command} demo --kill server   # what happens when a rank dies\n"
         f"  {command} demo --set model.l1=10   # a smaller model\n"
         f"  {command} demo --set model.solver=ftrl   # one streaming pass instead\n"
         f"  {command} convert my.svm -o my.h5   # your own data\n"

@@ -6,7 +6,7 @@ train config.toml) the ranks take part in the job; otherwise the job gets an mpi
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ from mpips.errors import ConfigError, MissingInputError, UsageError
 from mpips.node import surroundings
 from mpips.node.app import App, check_model
 from mpips.node.folder import choose_folder, name_run, settle_paths
+from mpips.node.mpirun import Watch
 from mpips.node.run import refuse_no_workers
 
 
@@ -46,8 +47,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def start(arguments: argparse.Namespace) -> Path | None:
+def start(
+    arguments: argparse.Namespace, watch_for: Callable[[Config], Watch] | None = None
+) -> Path | None:
     """Start ranks under an mpirun of their own, and return the run folder.
+
+    Args:
+        arguments: the command line.
+        watch_for: is given the effective config, and returns what watches the running mpirun.
 
     Returns:
         None after a dry run.
@@ -60,13 +67,14 @@ def start(arguments: argparse.Namespace) -> Path | None:
     folder = choose_folder(config)
     own = msgspec.structs.replace(config.run, out=str(folder))
     config = msgspec.structs.replace(config, run=own).sized(max(1, config.run.workers))
+    watch = watch_for(config) if watch_for is not None else None
     program = command_line(arguments, config)
     if arguments.dry_run:
         show_start(config, program)
         return None
     from mpips.node.run import launch
 
-    return launch(config, None, program)
+    return launch(config, None, program, watch)
 
 
 def find_source(arguments: argparse.Namespace) -> Source:

@@ -81,7 +81,8 @@ def refuse_no_workers(workers: int | None) -> None:
         raise UsageError(f"--workers is {workers}, and a job needs one at least", "", "--workers 1")
 
 
-def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[str]) -> Path:
+def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[str],
+           watch: mpirun.Watch | None = None) -> Path:
     """Run a job under an mpirun of its own, and return the run folder once it has succeeded.
 
     What the result file says counts: mpirun returns 0 even if all ranks were killed.
@@ -90,6 +91,7 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
         config: the effective config; its `run.out` names the run folder.
         program: what each rank runs; None: this very mpips.
         arguments: what follows the program.
+        watch: called in a thread with the running mpirun.
 
     Raises:
         LaunchError: there is no mpirun, or the job ended without a result.
@@ -100,10 +102,10 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
     kernels.compile_kernels(lambda text: print(f"mpips: {text}", flush=True))
     ranks = rank_count(config)
     if program is None:
-        code = mpirun.start(ranks, arguments)
+        code = mpirun.start(ranks, arguments, watch=watch)
     else:
         marked = {surroundings.MARKER: "1"}
-        code = mpirun.run(mpirun.prepare(ranks, [*program, *arguments], changes=marked))
+        code = mpirun.run(mpirun.prepare(ranks, [*program, *arguments], changes=marked), watch)
     result = read_result(folder)
     if result is None and code in INTERRUPTED:
         print(f"mpips: interrupted; logs in {folder / 'log'}", file=sys.stderr, flush=True)
