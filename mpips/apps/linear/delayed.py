@@ -131,8 +131,12 @@ class DelayedLinear(BlockApp):
         self._starts = starts
         ranges = zip(starts.tolist(), starts[1:].tolist(), strict=False)
         self._blocks = [self.shard.pack(np.arange(begin, end)) for begin, end in ranges]
-        within, between = curvatures(list(self.shard.columns(starts)))
+        within, between = self.bounds()
         return {"within": within, "between": between}
+
+    def bounds(self) -> tuple[float, float]:
+        """Return bounds of this shard's curvature in and between blocks."""
+        return curvatures(list(self.shard.columns(self._starts)))
 
     async def begin(self, worker: Worker, curvature: float) -> None:
         """Note the inverse of the step's length, which one logical worker tells the servers."""
@@ -142,13 +146,17 @@ class DelayedLinear(BlockApp):
         """Push each block's gradient in this order, with answers `max_delay` blocks late."""
         began = worker.now()
         for b in order.tolist():
-            while len(self._late) > self.max_delay:
+            while self.takes_next():
                 await self._catch_up(worker)
             span = int(self._starts[b]), int(self._starts[b + 1])
             pushed = await self.gradient_of(worker, b)
             self._late.append((worker.push_pull("w", span, pushed), b))
         self._busy_s += worker.now() - began
         return {}
+
+    def takes_next(self) -> bool:
+        """Return whether a block has to wait for the oldest answer that was not used yet."""
+        return len(self._late) > self.max_delay
 
     async def gradient_of(self, worker: Worker, b: int) -> Floats:
         """Return what is pushed for a block: gradient and inverse length of the step, `(n, 2)`.
