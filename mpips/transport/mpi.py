@@ -11,8 +11,8 @@ bounded and lets the small frames pass.
 Where MPI knows of deaths (ULFM), nothing but point-to-point messages is used and the communicator
 stays as it is; MPI is told that a death is known, and goes on for the others. Requests with a dead
 peer are never touched again: MPI frees one that it is asked about, and may meet it later. MPI
-learns of deaths while it works, so we look for deaths after it has worked on what is not done, and
-before the next request is asked about.
+learns of deaths while it works on what is not done; so we look for deaths before we ask about a
+request that may not be done. Where all is done at once, as small messages are, nothing is paid.
 """
 
 import time
@@ -148,10 +148,9 @@ class MPITransport(Transport):
     def _progress(self) -> None:
         try:
             self._fetch()
-            # Improbe tells of a death only when no message waits, which may never happen.
-            self._notice()
             # A lane may start another one, which is looked at next time.
             if self._moving:
+                self._notice()
                 for lane, peer in list(self._moving.items()):
                     self._advance(lane, peer)
         except MPI.Exception as error:
@@ -203,6 +202,8 @@ class MPITransport(Transport):
             else:
                 lane.follow(request, message, message)
                 self._moving[lane] = source
+        # Improbe raises after a death, but only when no message waits, which may never happen.
+        self._notice()
 
     def _take_last(self, source: int, request: MPI.Request, message: bytearray) -> None:
         """Take a message of a lost node, if MPI has all of it; the rest will never come."""
@@ -256,14 +257,15 @@ class MPITransport(Transport):
             lane = lanes[dest] = Lane(begin, self._leave, window)
         # Most small messages have left at once, and need not be remembered.
         if lane.is_idle():
-            # Where something moves, a Test may have let MPI learn of a death since the last poll.
+            # Where something moves, MPI may have learned of a death since the last poll.
             if self._moving:
                 self._notice()
             if dest in self.lost:
                 return
             request = self._comm.Isend(data, dest, tag)
             try:
-                if request.Test():
+                # A longer one is not done before it is received, so that a look at it is wasted.
+                if len(data) <= EAGER_BYTES and request.Test():
                     return
             except MPI.Exception:
                 _graveyard.append((request, data))
