@@ -117,6 +117,7 @@ class World:
             message = self.messages.popleft()
             status.source = message.source
             status.Set_elements(MPI.BYTE, len(message.content))
+            self.work()
             return message
         if self.acknowledged < len(self.dead):
             raise MPI.Exception(MPI.ERR_PROC_FAILED)
@@ -158,7 +159,6 @@ def test_mpi_is_told_that_a_death_is_known_and_goes_on() -> None:
 def test_death_is_noticed_though_messages_never_cease() -> None:
     world = World()
     end = transport(world)
-    end.send(ALIVE, b"waits")
     world.killed.append(VICTIM)
     for _ in range(3):
         for number in range(64):
@@ -232,6 +232,17 @@ def test_what_is_whole_is_handed_over_after_the_death_and_the_rest_never() -> No
     assert len(world.requests) == begun + 4
     assert world.touched == 0
     assert end.statistics().frames_received == 2
+
+
+def test_long_message_of_one_who_has_just_died_is_not_asked_about() -> None:
+    world = World()
+    end = transport(world)
+    world.killed.append(VICTIM)
+    # MPI learns of the death while it finds the message.
+    world.put(VICTIM, b"half" * 2000, is_whole=False)
+    assert end.poll() == []
+    assert world.touched == 0
+    assert end.lost == {VICTIM}
 
 
 def test_error_of_a_request_is_a_death_and_does_not_end_the_others(
