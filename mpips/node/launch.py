@@ -185,13 +185,15 @@ def _backoff(mpi: ModuleType) -> Backoff:
     return Backoff(crowded=local > surroundings.cores())
 
 
-def _give_up(mpi: ModuleType) -> None:
+def _give_up(mpi: ModuleType) -> NoReturn:
     """Die so that the others are told."""
     sys.stdout.flush()
     sys.stderr.flush()
     if has_recovery():
         os.kill(os.getpid(), signal.SIGKILL)
     mpi.COMM_WORLD.Abort(70)
+    # MPICH returns while its launcher is about to end everybody.
+    os._exit(70)
 
 
 def leave(mpi: ModuleType, code: int) -> NoReturn:

@@ -334,8 +334,9 @@ def explain_code(code: int, passed: int) -> int:
     >>> explain_code(1, signal.SIGINT), explain_code(9, 0), explain_code(75, 0)
     (130, 137, 75)
     """
-    # After a signal Open MPI's mpirun ends with 1, and Hydra with the signal's number.
-    if passed and code in (1, passed):
+    # After a signal Open MPI's mpirun ends with 1, Hydra with that signal's number or with that of
+    # what it kills the last ranks with, and one that did not end by itself was killed.
+    if passed and (code < 0 or code in (1, passed, *DEATHS)):
         return 128 + passed
     return 128 + abs(code) if code < 0 or code in DEATHS else code
 

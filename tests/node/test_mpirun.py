@@ -230,12 +230,13 @@ def test_exit_code_of_mpirun_is_returned() -> None:
 @pytest.mark.parametrize(("code", "passed", "expected"), [
     (0, 0, 0), (75, 0, 75), (1, 0, 1), (2, 0, 2), (137, 0, 137), (-9, 0, 137),
     (9, 0, 137), (11, 0, 139), (1, signal.SIGTERM, 143), (2, signal.SIGINT, 130),
+    (9, signal.SIGINT, 130), (-9, signal.SIGTERM, 143),
     (0, signal.SIGTERM, 0), (76, signal.SIGTERM, 76),
 ])  # fmt: skip
 def test_exit_codes_of_all_launchers_mean_the_same(
     code: int, passed: int, expected: int
 ) -> None:
-    # Open MPI ends with 137 where a rank was killed, Hydra with 9; after ^C with 1 and with 2.
+    # Open MPI ends with 137 where a rank was killed, Hydra with 9; after ^C with 1, and 2 or 9.
     assert mpirun.explain_code(code, passed) == expected
 
 
