@@ -11,16 +11,22 @@ from mpips.core.consistency import History
 from mpips.node.app import App
 from mpips.node.kv import Worker
 from mpips.testing.cluster import Simulation
+from mpips.testing.delays import Ran, check_delay
 from mpips.wire.types import Table
 
-LOGICAL_WORKERS, TASKS = 4, 12
+LOGICAL_WORKERS, TASKS, NAP_S = 4, 12, 1e-3
 
 
 class Counting(App):
-    """Each logical worker counts its tasks under its own key, and reads those of the others."""
+    """Each logical worker counts its tasks under its own key, and reads those of the others.
+
+    Attributes:
+        log: what ran when, of all workers.
+    """
 
     mode: ClassVar[str] = "bounded"
     max_delay: ClassVar[int] = 0
+    log: ClassVar[list[Ran]] = []
 
     def tables(self) -> list[Table]:
         """Return a table with a key for each logical worker, on several servers."""
@@ -35,6 +41,9 @@ class Counting(App):
         for task in range(1, TASKS + 1):
             seen = await worker.pull("n")
             staleness = max(staleness, task - 1 - int(seen.min()))
+            start = worker.now()
+            await worker.sleep(NAP_S * worker.random.exponential())
+            self.log.append(Ran(worker.id, task, start, worker.now()))
             pushes.append(worker.push("n", key, one))
         await worker.wait(*pushes)
         return {"staleness": staleness}
@@ -48,10 +57,23 @@ class Counting(App):
 
 
 def staleness_of(kind: type[App], seed: int) -> int:
-    """Return the worst staleness of a simulated run."""
+    """Return the worst staleness of a simulated run, in what was read."""
     text = f"run.logical_workers={LOGICAL_WORKERS}"
     config = parse("", "", [text, "run.workers=4", "run.servers=2"])
     return int(Simulation(kind, config, seed).run()["staleness"])
+
+
+def check_logs(max_delay: int, seeds: range) -> tuple[list[str], int]:
+    """Return violations and the worst staleness in the logs of runs, by the clock alone."""
+    violations, worst = [], 0
+    for seed in seeds:
+        log: list[Ran] = []
+        staleness_of(type("Logged", (Counting,), {"max_delay": max_delay, "log": log}), seed)
+        assert len(log) == LOGICAL_WORKERS * TASKS
+        found, staleness = check_delay(log, max_delay)
+        violations += found
+        worst = max(worst, staleness)
+    return violations, worst
 
 
 def with_delay(max_delay: int) -> type[App]:
@@ -61,20 +83,28 @@ def with_delay(max_delay: int) -> type[App]:
 
 @pytest.mark.parametrize("max_delay", [0, 1, 2, 4])
 def test_staleness_is_at_most_max_delay_and_attains_it(max_delay: int) -> None:
-    found = [staleness_of(with_delay(max_delay), seed) for seed in range(12)]
+    found = [staleness_of(with_delay(max_delay), seed) for seed in range(4)]
     assert max(found) == max_delay
+
+
+@pytest.mark.parametrize("max_delay", [0, 1, 4])
+def test_no_task_starts_before_all_have_finished_what_it_needs(max_delay: int) -> None:
+    assert check_logs(max_delay, range(3)) == ([], max_delay)
 
 
 def test_eventual_knows_no_bound() -> None:
     kind = type("Eventual", (Counting,), {"mode": "eventual"})
-    assert max(staleness_of(kind, seed) for seed in range(12)) > 4
+    assert max(staleness_of(kind, seed) for seed in range(4)) > 4
 
 
 def test_wait_that_is_one_task_too_short_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build with an off-by-one in what a read needs is staler than it may be."""
     need = History.need
     monkeypatch.setattr(History, "need", lambda self, segment, tau: need(self, segment, tau + 1))
-    assert max(staleness_of(with_delay(1), seed) for seed in range(12)) > 1
+    assert max(staleness_of(with_delay(1), seed) for seed in range(3)) > 1
+    violations, staleness = check_logs(1, range(3))
+    assert violations
+    assert staleness == 2
 
 
 def test_delay_can_change_between_tasks_and_holds_from_the_next_on() -> None:
