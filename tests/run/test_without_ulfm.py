@@ -228,6 +228,19 @@ def test_death_under_mpich_has_the_exit_code_of_a_lost_rank(mpich: Path, folder:
     assert "mpips: error: a rank was lost: its process has died\n" in done.err
 
 
+REPORTS = """
+from mpi4py import MPI
+from mpips.transport.mpi import _reports_failures
+print(MPI.COMM_SELF.Get_failed().size, _reports_failures(MPI.COMM_SELF))
+"""
+
+
+def test_mpich_is_not_asked_who_has_died(mpich: Path, folder: Path) -> None:
+    # It has the call, but an error that it does not know has the number of a death's.
+    done = with_mpich(folder, str(mpich / "python"), "-c", REPORTS)
+    assert done.out == "0 False\n", done.err
+
+
 def test_doctor_says_the_same_of_mpich(mpich: Path, folder: Path) -> None:
     done = with_mpich(folder, str(mpich / "python"), "-m", "mpips", "doctor")
     assert done.code == 0, done.out
