@@ -48,6 +48,7 @@ class Run(Section, frozen=True, kw_only=True):
         workers: ranks that compute. 0: all other ranks under mpirun, else 1.
         logical_workers: parts of the data, each with its own random stream and clock; fixed for
             the life of a run, so that its result does not depend on the ranks. 0: `workers`.
+        spares: ranks that wait until another one dies, and take its role.
         seed: of everything random.
     """
 
@@ -56,6 +57,7 @@ class Run(Section, frozen=True, kw_only=True):
     servers: Count = 1
     workers: CountOrNone = 0
     logical_workers: CountOrNone = 0
+    spares: CountOrNone = 0
     seed: CountOrNone = 1
 
 
@@ -97,14 +99,35 @@ class Filters(Section, frozen=True, kw_only=True):
     compress: Literal["off", "lz4"] = "off"
 
 
+class Recovery(Section, frozen=True, kw_only=True):
+    """The section [recovery]: what happens when ranks die.
+
+    Attributes:
+        mode: "in-place": the job goes on without them, where MPI allows it (Open MPI 5, started
+            with ULFM); "restart": the job ends with exit code 76.
+        worker: what becomes of a dead worker's part of the data: "replace": a spare takes it, or
+            else the other workers do; "spread": they do at once; "drop": it is left out.
+    """
+
+    mode: Literal["in-place", "restart"] = "in-place"
+    worker: Literal["replace", "spread", "drop"] = "replace"
+
+
 class Config(Section, frozen=True, kw_only=True):
-    """A whole config. `model` has `kind` and the settings of that app, which checks them."""
+    """A whole config. `model` has `kind` and the settings of that app, which checks them.
+
+    Attributes:
+        replicas: copies of the model's parts beside the one at their server; so many servers may
+            die at once. More: every push is sent and applied once more for each.
+    """
 
     run: Run = Run()
     data: Data = Data()
     model: dict[str, Any] = {}
     sync: Sync = Sync()
     filters: Filters = Filters()
+    recovery: Recovery = Recovery()
+    replicas: CountOrNone = 1
 
     @property
     def logical_workers(self) -> int:
@@ -249,8 +272,12 @@ def to_toml(config: Config) -> str:
     >>> print(to_toml(Config()).splitlines()[1])
     name = ""
     """
-    lines = []
-    for section, keys in msgspec.to_builtins(config).items():
+    tree = msgspec.to_builtins(config)
+    lines = [f"{k} = {_toml_value(v)}" for k, v in tree.items() if not isinstance(v, dict)]
+    lines += [""] if lines else []
+    for section, keys in tree.items():
+        if not isinstance(keys, dict):
+            continue
         lines.append(f"[{section}]")
         lines += [f"{key} = {_toml_value(value)}" for key, value in keys.items()]
         lines.append("")
@@ -295,7 +322,8 @@ def _set(tree: dict[str, Any], setting: str) -> None:
     """Put `a.b=value` into the tree; the value is TOML, or else a string."""
     key, equals, value = setting.partition("=")
     section, dot, name = key.strip().partition(".")
-    if not equals or not dot or not name:
+    is_whole = not dot and section in _plain_keys()
+    if not equals or not (is_whole or (dot and name)):
         remedy = "A setting reads section.key=value."
         if equals and key.strip() and not dot:
             remedy += f" Did you mean {_section_of(key.strip())}.{setting.strip()}?"
@@ -304,14 +332,21 @@ def _set(tree: dict[str, Any], setting: str) -> None:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value
-    keys = tree.setdefault(section, {})
+    keys = tree if is_whole else tree.setdefault(section, {})
     if isinstance(keys, dict):
-        keys[name] = parsed
+        keys[name or section] = parsed
+
+
+def _plain_keys() -> list[str]:
+    """Return the keys that are in no section."""
+    known = msgspec.to_builtins(Config())
+    return [key for key, value in known.items() if not isinstance(value, dict)]
 
 
 def _section_of(key: str) -> str:
     """Return the section that a key is of; what no section knows is the model's."""
-    sections = [field.name for field in msgspec.structs.fields(Config) if field.name != "model"]
+    fields = [field.name for field in msgspec.structs.fields(Config)]
+    sections = [name for name in fields if name not in ("model", *_plain_keys())]
     return next((name for name in sections if key in _fields(Config, name)), "model")
 
 

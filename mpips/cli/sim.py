@@ -22,9 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="what to draw from")
     parser.add_argument("--seeds", type=int, default=1, metavar="K",
                         help="run K seeds from N on, and print only counts and what fails")
+    parser.add_argument("--no-kills", action="store_true", help="let nobody die")
     for name in ("servers", "workers", "logical-workers"):
         parser.add_argument(f"--{name}", type=int, default=0, metavar="N",
                             help="a fixed number; without it, drawn from the seed")
+    for name in ("spares", "replicas"):
+        parser.add_argument(f"--{name}", type=int, default=None, metavar="N",
+                            help="a fixed number, which may be 0; without it, drawn from the seed")
     parser.add_argument("--story", default="", metavar="NODE",
                         help="also print all messages of a node, such as 'server 1'")
 
@@ -35,30 +39,31 @@ def run(arguments: argparse.Namespace) -> int:
 
     # A wrong number must not end in a simulation that makes no sense.
     for name, least in (("seed", 0), ("seeds", 1), ("servers", 0), ("workers", 0),
-                        ("logical_workers", 0)):
-        value = getattr(arguments, name)
+                        ("logical_workers", 0), ("spares", 0), ("replicas", 0)):
+        value = getattr(arguments, name) or 0
         if value < least:
             raise UsageError(f"--{name.replace('_', '-')} {value} is less than {least}")
-    shape = Shape(arguments.servers, arguments.workers, arguments.logical_workers)
+    shape = Shape(arguments.servers, arguments.workers, arguments.logical_workers,
+                  arguments.spares, arguments.replicas)
     if arguments.seeds > 1:
         if arguments.story:
             raise UsageError("--story tells of one run, --seeds makes many", "",
                              "Give --seed alone.")
-        return _run_many(arguments.seed, arguments.seeds, shape)
-    trial = run_trial(arguments.seed, shape)
+        return _run_many(arguments.seed, arguments.seeds, shape, not arguments.no_kills)
+    trial = run_trial(arguments.seed, shape, not arguments.no_kills)
     messages = _story(trial, arguments.story) if arguments.story else []
     print("\n".join([*messages, *_tell(trial)]))
     return FAILED if trial.has_failed else 0
 
 
-def _run_many(first: int, count: int, shape: "Shape") -> int:
+def _run_many(first: int, count: int, shape: "Shape", has_kills: bool) -> int:
     """Run many seeds and print a line for each that fails, and one for all."""
     from mpips.testing.trial import run_trial
 
     totals: Counter[str] = Counter()
     failed = 0
     for seed in range(first, first + count):
-        trial = run_trial(seed, shape)
+        trial = run_trial(seed, shape, has_kills)
         if trial.has_failed:
             failed += 1
             print(f"seed {seed} failed: {_problems(trial)[0]}\n  {trial.replay()}", flush=True)
@@ -66,6 +71,8 @@ def _run_many(first: int, count: int, shape: "Shape") -> int:
         totals["frames"] += len(simulation.network.trace)
         totals["copies"] += simulation.network.copies
         totals["pauses"] += simulation.pauses
+        totals["deaths"] += len(simulation.dead)
+        totals["ended with 76"] += bool(trial.excuse)
         for name in COUNTED:
             totals[name.removeprefix("server_").replace("_", " ")] += trial.counters[name]
     counts = ", ".join(f"{name} {number}" for name, number in totals.items())
@@ -78,12 +85,14 @@ def _tell(trial: "Trial") -> list[str]:
     shape, simulation = trial.shape, trial.simulation
     lines = [
         f"seed {trial.seed}: servers {shape.servers}, workers {shape.workers},"
-        f" logical workers {shape.logical_workers}",
+        f" logical workers {shape.logical_workers}, spares {shape.spares},"
+        f" replicas {shape.replicas}",
         "faults drawn (virtual seconds)",
         *(f"  {line}" for line in trial.faults.describe()),
         "what happened",
         f"  {simulation.network.now:.6f} virtual seconds,"
         f" {'healed before the end' if simulation.is_healed else 'with faults to the end'}",
+        f"  deaths {len(simulation.dead)}",
         f"  frames {len(simulation.network.trace)}, copies {simulation.network.copies},"
         f" pauses {simulation.pauses}",
         *(f"  {name.replace('_', ' ')} {count}" for name, count in trial.counters.items()),
@@ -91,6 +100,8 @@ def _tell(trial: "Trial") -> list[str]:
     ]
     if trial.error:
         lines += ["  FAILED  the job ends", *(f"          {line}" for line in _problems(trial))]
+    elif trial.excuse:
+        lines.append(f"  ok      the job ends with exit code 76: {trial.excuse}")
     else:
         lines.append("  ok      the job ends")
         for name, found in trial.violations.items():

@@ -1,6 +1,7 @@
 """Collects the logical workers' pushes to a segment and sums them, one clock after the other."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -34,19 +35,23 @@ class Aggregation:
         """Queue a push of a logical worker; its values are kept, not copied."""
         self._queues[stream].append(contribution)
 
-    def take(self) -> dict[int, Contribution] | None:
+    def take(self, active: Sequence[bool]) -> dict[int, Contribution] | None:
         """Return the next clock's pushes by logical worker, or None if one may still come.
 
         A logical worker that has pushed a later clock contributes nothing to this one: its clocks
-        rise, so a push of this clock cannot come from it any more.
+        rise, so a push of this clock cannot come from it any more. One that is not `active` is
+        not waited for; what it has pushed counts.
         """
-        if not all(self._queues):
+        queues = self._queues
+        if not all(queue or not is_active for queue, is_active in zip(queues, active, strict=True)):
             return None
-        clock = min(queue[0].clock for queue in self._queues)
+        clock = min((queue[0].clock for queue in queues if queue), default=None)
+        if clock is None:
+            return None
         return {
             stream: queue.popleft()
-            for stream, queue in enumerate(self._queues)
-            if queue[0].clock == clock
+            for stream, queue in enumerate(queues)
+            if queue and queue[0].clock == clock
         }
 
 

@@ -50,12 +50,13 @@ class Stream:
         history: the clocks of its pushes.
         max_delay: tau, for the next tasks.
         open: clock and timestamp of the pushes that may be unfinished, in their order.
+        base: number of the last push of whoever acted for the logical worker before.
     """
 
-    def __init__(self, segments: int, max_delay: int) -> None:
-        self.number = 0
-        self.numbers = [0] * segments
-        self.history = History(segments)
+    def __init__(self, segments: int, max_delay: int, base: int = 0, clock: int = 0) -> None:
+        self.base = self.number = base
+        self.numbers = [base] * segments
+        self.history = History(segments, clock)
         self.max_delay = max_delay
         self.open: deque[tuple[int, int]] = deque()
 
@@ -79,12 +80,40 @@ class ClientMachine(Machine):
         self._streams: dict[tuple[int, int], Stream] = {}
         self._timestamp = 0
         self._request = 0
-        self._pushes = self._pulls = 0
+        self._incarnation = 0
+        self._pushes = self._pulls = self._repeats = 0
 
-    def install(self, view: View) -> None:
-        """Use `view` for what starts from now on."""
+    def install(self, view: View) -> list[Effect]:
+        """Use `view` from now on, and send again what its segments' owners have not answered."""
         assert self._view is None or view.epoch > self._view.epoch, (self._view, view)
         self._view = view
+        member = view.member(self.node)
+        self._incarnation = member.incarnation if member else 0
+        effects: list[Effect] = []
+        for number, task in list(self._requests.items()):
+            request = task.requests[number]
+            owners, since = view.owners[task.table], view.since[task.table]
+            at = [piece.segment for piece in request.pieces]
+            if (owners[at] == request.owner).all() and (since[at] <= request.epoch).all():
+                continue
+            # The answer, if it still comes, is nobody's.
+            del self._requests[number], task.requests[number]
+            self._repeats += 1
+            effects += self._send(task, request.pieces)
+        return effects
+
+    def take_over(self, stream: int, positions: Sequence[tuple[int, int]]) -> None:
+        """Go on for a logical worker: after the number and the clock that each table is at."""
+        for table, (number, clock) in enumerate(positions):
+            shape = self.tables[table]
+            assert (table, stream) not in self._streams, "it has been here all the time"
+            taken = Stream(shape.segments, shape.max_delay, number, clock)
+            self._streams[table, stream] = taken
+
+    def positions(self, stream: int) -> list[tuple[int, int]]:
+        """Return number and clock of a logical worker's last push, by table."""
+        found = (self._streams.get((table, stream)) for table in range(len(self.tables)))
+        return [(one.number, one.history.clock) if one else (0, 0) for one in found]
 
     def start(
         self,
@@ -136,7 +165,7 @@ class ClientMachine(Machine):
             self._followers.setdefault(other, []).append(task)
         if task.after:
             return task.timestamp, []
-        return task.timestamp, self._send(task) or self._finish(task)
+        return task.timestamp, self._begin(task) or self._finish(task)
 
     def set_delay(self, table: int, stream: int, max_delay: int) -> None:
         """Change tau of a logical worker on a bounded table, for the tasks that start from now on.
@@ -179,6 +208,7 @@ class ClientMachine(Machine):
         return {
             "pushes": self._pushes,
             "pulls": self._pulls,
+            "repeated_requests": self._repeats,
             "open_tasks": len(self._tasks),
             "open_requests": len(self._requests),
         }
@@ -239,8 +269,14 @@ class ClientMachine(Machine):
             found = self._streams[table, stream] = Stream(shape.segments, shape.max_delay)
         return found
 
-    def _send(self, task: Task) -> list[Effect]:
+    def _begin(self, task: Task) -> list[Effect]:
         """Return the requests of a task; none if it touches no segment."""
+        self._pushes += task.values is not None
+        self._pulls += task.pull
+        return self._send(task, task.pieces)
+
+    def _send(self, task: Task, pieces: list[Piece]) -> list[Effect]:
+        """Return requests for some pieces of a task, to their owners."""
         assert self._view is not None, "no view yet"
         table = self.tables[task.table]
         push_width, pull_width = self.widths[task.table]
@@ -249,9 +285,7 @@ class ClientMachine(Machine):
         width = max(push_width if pushes else 0, pull_width if task.pull else 0)
         key_bytes = width * DTYPES[table.dtype].itemsize
         key_bytes += 0 if isinstance(task.where, tuple) else 8
-        requests = group(task.pieces, self._view.owners[task.table], key_bytes)
-        self._pushes += pushes
-        self._pulls += task.pull
+        requests = group(pieces, self._view.owners[task.table], key_bytes)
         places = {piece.segment: at for at, piece in enumerate(task.pieces)}
         return [self._message(task, request, places) for request in requests]
 
@@ -260,6 +294,7 @@ class ClientMachine(Machine):
         self._request += 1
         self._requests[self._request] = task
         task.requests[self._request] = request
+        request.epoch = self._view.epoch
         at = [places[piece.segment] for piece in request.pieces]
         needs = tuple(task.needs[i] for i in at) if task.needs else ()
         # A pull's slices are marked with what they need, a push's with the push before.
@@ -274,6 +309,7 @@ class ClientMachine(Machine):
         if task.values is None:
             message = Pull(
                 epoch=self._view.epoch,
+                incarnation=self._incarnation,
                 request=self._request,
                 table=task.table,
                 slices=slices,
@@ -282,6 +318,7 @@ class ClientMachine(Machine):
         else:
             message = Push(
                 epoch=self._view.epoch,
+                incarnation=self._incarnation,
                 request=self._request,
                 table=task.table,
                 stream=task.stream,
@@ -292,6 +329,7 @@ class ClientMachine(Machine):
                 keys=keys,
                 values=_take_spans(task.values, spans),
                 needs=needs,
+                base=self._stream(task.table, task.stream).base,
             )
         return Send(request.owner, message)
 
@@ -325,7 +363,7 @@ class ClientMachine(Machine):
             for other in self._followers.pop(task.timestamp, ()):
                 other.after.discard(task.timestamp)
                 if not other.after:
-                    sends = self._send(other)
+                    sends = self._begin(other)
                     effects += sends
                     if not sends:
                         finished.append(other)

@@ -7,6 +7,7 @@ that are equal again are joined (OSDI 2014, section 4.1 and Algorithm 2).
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress
 from typing import final
 
 Piece = tuple[int, int, int]
@@ -103,9 +104,15 @@ class VectorClock:
         """Return the smallest clock of any logical worker in [begin, end)."""
         return min(clock.least(begin, end) for clock in self.clocks)
 
-    def reached(self, needs: Iterable[Piece]) -> bool:
-        """Return whether every logical worker's clock has come so far, for each range."""
-        return all(self.least(begin, end) >= time for begin, end, time in needs)
+    def reached(self, needs: Iterable[Piece], active: Sequence[bool] = ()) -> bool:
+        """Return whether every logical worker's clock has come so far, for each range.
+
+        Args:
+            needs: ranges and clocks.
+            active: by logical worker: whether it counts; empty: all do.
+        """
+        clocks = list(compress(self.clocks, active)) if active else self.clocks
+        return all(clock.least(begin, end) >= t for begin, end, t in needs for clock in clocks)
 
     def missing(self, needs: Iterable[Piece]) -> list[tuple[int, int, int]]:
         """Return who is behind: logical worker, begin and end of a range that waits for it."""

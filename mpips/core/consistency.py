@@ -19,8 +19,8 @@ class History:
         clock: of the last task; 0 before the first.
     """
 
-    def __init__(self, segments: int) -> None:
-        self.clock = 0
+    def __init__(self, segments: int, clock: int = 0) -> None:
+        self.clock = clock
         self._old = RangeClock(segments)
         self._recent: deque[tuple[int, int, int]] = deque()
 

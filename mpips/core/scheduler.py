@@ -1,18 +1,22 @@
-"""The scheduler: forms the group, runs the app's plan task by task, and stops the job."""
+"""The scheduler: forms the group, runs the app's plan task by task, and stops the job.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+It is OSDI's task scheduler and server manager in one: it learns of deaths, and makes the views.
+"""
+
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
+from mpips.core.calling import Calling
 from mpips.core.machine import Effect, End, Machine, Report, Send
-from mpips.core.ring import place
-from mpips.core.task import Plan, Task
-from mpips.errors import MpipsError, ProtocolError
+from mpips.core.membership import Change, admit, fail_over, first_view, missing_copies
+from mpips.core.task import Plan
+from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.wire.messages import (
-    Call,
     Failed,
     Hello,
+    Joined,
     Message,
+    NewView,
     Progress,
     Ready,
     Return,
@@ -20,20 +24,10 @@ from mpips.wire.messages import (
     Stop,
     Stopped,
 )
-from mpips.wire.types import Member, Table, View, make_epoch
+from mpips.wire.types import NOBODY, Member, Table, View, make_epoch
 
 FORMING_S_MAX: Final = 120.0
 STOPPING_S_MAX: Final = 30.0
-
-
-@dataclass(slots=True)
-class Open:
-    """The task that is running: who has not answered, and what the others have."""
-
-    task: Task
-    places: dict[int, int]
-    names: dict[int, str]
-    results: list[Any] = field(default_factory=list)
 
 
 class SchedulerMachine(Machine):
@@ -44,6 +38,8 @@ class SchedulerMachine(Machine):
         expected: the role of every other node.
         logical_workers: their number.
         prepare: gives the tables and the plan, once the facts of the data are known.
+        replicas: copies wanted of each segment, beside its owner's.
+        policy: what becomes of dead workers' logical workers; see `membership.fail_over`.
     """
 
     def __init__(
@@ -52,9 +48,12 @@ class SchedulerMachine(Machine):
         expected: dict[int, str],
         logical_workers: int,
         prepare: Callable[[dict[str, Any]], tuple[Sequence[Table], Plan]],
+        replicas: int = 0,
+        policy: str = "replace",
     ) -> None:
         super().__init__(node)
         self.state = "forming"
+        self.is_begun = False
         self.view: View | None = None
         self.summary: dict[str, Any] = {}
         self.error: MpipsError | None = None
@@ -63,14 +62,20 @@ class SchedulerMachine(Machine):
         self._ready: set[int] = set()
         self._stopped: dict[int, dict[str, int]] = {}
         self._plan: Plan | None = None
-        self._open: Open | None = None
-        self._request = 0
+        self._replicas, self._policy = replicas, policy
+        self._tables: Sequence[Table] = ()
+        self._calling = Calling()
+        self._dead: set[int] = set()
+        self._joins: dict[tuple[int, int], set[int]] = {}
+        self._incomplete_since: float | None = None
         self._progress: dict[int, Progress] = {}
         self._deadline: float | None = None
         self._exit_code = 0
 
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take a message of a node and return what follows."""
+        if source in self._dead:
+            return []
         if source not in self._expected:
             raise ProtocolError(f"a {type(message).__name__} from node {source}, which is unknown")
         match message:
@@ -93,15 +98,20 @@ class SchedulerMachine(Machine):
             case Stopped() if self.state == "stopping":
                 self._stopped[source] = message.statistics
                 return self._end() if self._all(set(self._stopped)) else []
+            case Joined():
+                self._step_joined(source, message)
+                return []
             case Hello() | Ready() | Return() | Stopped():
                 return []
         raise ProtocolError(f"scheduler: no step for {type(message).__name__}")
 
     def tick(self, now: float) -> list[Effect]:
-        """Give up on nodes that do not come, or do not go, in time."""
+        """Give up on nodes that do not come, or do not go, in time; admit copies."""
+        if self.state == "running":
+            return self._admit(now) if self._joins else []
         if self._deadline is None:
             self._deadline = now + FORMING_S_MAX
-        if now < self._deadline or self.state in ("running", "ended"):
+        if now < self._deadline or self.state == "ended":
             return []
         if self.state == "stopping":
             # The job has its result; who is still missing cannot change it.
@@ -121,11 +131,11 @@ class SchedulerMachine(Machine):
     def validate(self) -> None:
         """Assert that a running task has somebody to wait for."""
         assert self.state in ("forming", "starting", "running", "stopping", "ended")
-        assert self._open is None or self._open.places
+        assert self._calling.is_idle or self._calling.waiting_for()
 
     def statistics(self) -> dict[str, int]:
         """Return counters, by name; those of the nodes are summed when they have stopped."""
-        total = {"calls": self._request}
+        total = {"calls": self._calling.requests, "deaths": len(self._dead)}
         for counters in self._stopped.values():
             for name, count in counters.items():
                 total[name] = total.get(name, 0) + count
@@ -141,8 +151,8 @@ class SchedulerMachine(Machine):
 
     def waiting_for(self) -> list[str]:
         """Return who has not answered yet: nodes by their ids, workers in tasks by logical ones."""
-        if self.state == "running" and self._open is not None:
-            return [self._open.names[request] for request in self._open.places]
+        if self.state == "running":
+            return self._calling.waiting_for()
         here: dict[str, Any] = {
             "forming": self._hellos,
             "starting": self._ready,
@@ -168,27 +178,21 @@ class SchedulerMachine(Machine):
                     remedy = "All hosts must see the same files: use a shared file system."
                     return self.fail(now, MpipsError(what, where, remedy))
         try:
-            tables, self._plan = self._prepare(facts)
+            self._tables, self._plan = self._prepare(facts)
         except MpipsError as error:
             return self.fail(now, error)
-        self.view = self._first_view(tables)
+        self.view = self._first_view()
         self.state, self._deadline = "starting", now + FORMING_S_MAX
         self.tell(now, "view", f"all are here; epoch {self.view.epoch}")
         start = Start(epoch=self.view.epoch, view=self.view, facts=facts)
         return [Send(node, start) for node in sorted(self._expected)]
 
-    def _first_view(self, tables: Sequence[Table]) -> View:
+    def _first_view(self) -> View:
         epoch = make_epoch(1, self.node)
         members = [Member(self.node, "scheduler", "", epoch)]
         for node, hello in self._hellos.items():
             members.append(Member(node, hello.role, hello.host, epoch))
-        members.sort(key=lambda member: member.node)
-        servers = [m.node for m in members if m.role == "server"]
-        workers = [m.node for m in members if m.role == "worker"]
-        owners = tuple(place(i, table.segments, servers) for i, table in enumerate(tables))
-        count = self._logical_workers
-        actors = tuple(workers[i * len(workers) // count] for i in range(count))
-        return View(epoch, tuple(members), owners, actors)
+        return first_view(epoch, members, self._tables, self._logical_workers, self._replicas)
 
     def _all(self, nodes: set[int] | dict[int, Any]) -> bool:
         return len(nodes) == len(self._expected)
@@ -198,7 +202,7 @@ class SchedulerMachine(Machine):
     def _advance(self, now: float, results: list[Any] | None, first: bool = False) -> list[Effect]:
         """Run the plan up to its next task."""
         assert self._plan is not None
-        self.state = "running"
+        self.state, self.is_begun = "running", True
         effects: list[Effect] = []
         try:
             asked = next(self._plan) if first else self._plan.send(results)
@@ -211,48 +215,111 @@ class SchedulerMachine(Machine):
         except MpipsError as error:
             return effects + self.fail(now, error)
         self.tell(now, "task", f"{asked.function} on {asked.group}")
-        return effects + self._call(asked)
-
-    def _call(self, task: Task) -> list[Effect]:
         assert self.view is not None
-        # Say who runs it, and where the result goes.
-        if task.group == "servers":
-            targets = [(node, -1) for node in self.view.nodes("server")]
-        elif task.only is None:
-            targets = [(node, worker) for worker, node in enumerate(self.view.actors)]
-        else:
-            targets = [(self.view.actors[task.only], task.only)]
-        self._open = Open(task, {}, {}, [None] * len(targets))
-        effects: list[Effect] = []
-        for at, (node, worker) in enumerate(targets):
-            self._request += 1
-            self._open.places[self._request] = at
-            name = f"worker {worker}" if worker >= 0 else f"server {node}"
-            self._open.names[self._request] = name
-            call = Call(
-                epoch=self.view.epoch,
-                request=self._request,
-                worker=worker,
-                function=task.function,
-                arguments=task.arguments,
-            )
-            effects.append(Send(node, call))
-        return effects
+        return effects + self._calling.begin(asked, self.view)
 
     def _step_return(self, now: float, message: Return) -> list[Effect]:
-        if self._open is None or message.request not in self._open.places:
+        results = self._calling.take(message)
+        return [] if results is None else self._advance(now, results)
+
+    # -- Membership ------------------------------------------------------------------------------
+
+    def lose(self, now: float, nodes: Collection[int]) -> list[Effect]:
+        """Go on without some nodes, which are dead or as good as dead."""
+        dead = sorted(set(nodes).intersection(self._expected))
+        if not dead or self.state == "ended":
             return []
-        at = self._open.places.pop(message.request)
-        self._open.results[at] = message.result
-        if self._open.places:
-            return []
-        results, self._open = self._open.results, None
-        return self._advance(now, results)
+        names = [f"{self._expected[node]} {node}" for node in dead]
+        for node in dead:
+            del self._expected[node]
+            self._stopped.pop(node, None)
+        self._dead.update(dead)
+        if self.state == "stopping":
+            return self._end() if self._all(self._stopped) else []
+        if self.state != "running" or self.view is None:
+            what = f"{', '.join(names)} died while the job was {self.state}"
+            return self.fail(now, RanksLostError(what, "", "Run again."))
+        # What has joined in time is in sync; what owners of before have said counts no more.
+        if self._joins:
+            self.view, self._joins = admit(self.view, self.view.epoch, self._joins), {}
+        change = fail_over(self.view, self._next_epoch(), dead, self._policy)
+        effects: list[Effect] = [Report("lost", {"died": ", ".join(names)})]
+        if error := self._find_loss(change, names):
+            return effects + self.fail(now, error)
+        if self._incomplete_since is None:
+            self._incomplete_since = now
+        effects += self._announce(now, change.view)
+        effects.append(Report("view", self._describe(change)))
+        calls, results = self._calling.move(change.view)
+        effects += calls
+        return effects if results is None else effects + self._advance(now, results)
+
+    def _find_loss(self, change: Change, names: list[str]) -> MpipsError | None:
+        """Return the error that ends the job if not all that it needs is left."""
+        if change.lost:
+            held = {t: [s for table, s in change.lost if table == t] for t, _ in change.lost}
+            where = [
+                f"table {self._tables[table].name}: {len(segments)} segments, the first with the"
+                f" keys [{', '.join(map(str, self._tables[table].segment_range(segments[0])))})"
+                for table, segments in held.items()
+            ]
+            what = f"all copies of a part of the model died: {', '.join(names)}"
+            remedy = "Run again; more copies survive more deaths: --set replicas=2."
+            return RanksLostError(what, "\n".join(where), remedy)
+        if all(actor == NOBODY for actor in change.view.actors):
+            return RanksLostError(f"no worker is left: {', '.join(names)} died", "", "Run again.")
+        return None
+
+    def _describe(self, change: Change) -> dict[str, Any]:
+        """Return what a view has changed, for people."""
+        facts: dict[str, Any] = {"epoch": change.view.epoch // make_epoch(1, 0)}
+        if change.promoted:
+            facts["segments_promoted"] = change.promoted
+        for member in change.hired:
+            facts[f"spare_{member.node}"] = f"is a {member.role} now"
+        for worker, node in change.moved.items():
+            to = "nobody" if node == NOBODY else f"node {node}"
+            facts[f"logical_worker_{worker}"] = f"to {to}"
+        return facts
+
+    def _step_joined(self, source: int, message: Joined) -> None:
+        """Note the segments that a copy has, if their owner says so."""
+        assert self.view is not None
+        owners, since = self.view.owners[message.table], self.view.since[message.table]
+        told = message.segments
+        segments = [s for s in told if owners[s] == source and message.epoch >= since[s]]
+        if segments:
+            self._joins.setdefault((message.table, message.copy), set()).update(segments)
+
+    def _admit(self, now: float) -> list[Effect]:
+        """Put the copies that have joined in sync."""
+        assert self.view is not None
+        view = admit(self.view, self._next_epoch(), self._joins)
+        self._joins = {}
+        effects = self._announce(now, view)
+        if not missing_copies(view, self._replicas) and self._incomplete_since is not None:
+            seconds = now - self._incomplete_since
+            self._incomplete_since = None
+            effects.append(Report("copies", {"complete_again_after": f"{seconds:.3f} s"}))
+        return effects
+
+    def _announce(self, now: float, view: View) -> list[Effect]:
+        """Tell all nodes of a view, servers first, since the others will send them requests."""
+        self.view = view
+        self.tell(now, "view", f"epoch {view.epoch // make_epoch(1, 0)}")
+        members = sorted(view.members, key=lambda member: member.role != "server")
+        nodes = [member.node for member in members if member.node != self.node]
+        return [Send(node, NewView(epoch=view.epoch, view=view)) for node in nodes]
+
+    def _next_epoch(self) -> int:
+        assert self.view is not None
+        return self.view.epoch + make_epoch(1, 0)
 
     # -- Stopping --------------------------------------------------------------------------------
 
     def _stop(self, now: float, exit_code: int) -> list[Effect]:
-        self.state, self._exit_code, self._open = "stopping", exit_code, None
+        self.state, self._exit_code = "stopping", exit_code
+        self._calling.stop()
         self.tell(now, "stop", f"exit code {exit_code}")
         self._deadline = now + STOPPING_S_MAX
         epoch = self.view.epoch if self.view else 0

@@ -3,62 +3,38 @@
 Clocks and numbers are two things (DESIGN, section 4). *Numbers* tell pushes apart: a slice is
 accepted when the stream's push before it on that segment has been accepted, parked when it comes
 early, and answered again when it was accepted before. *Clocks* say how far a segment is: a pull
-waits until the clocks of its slices have reached its marks.
+waits until the clocks of its slices have reached its marks. A push is safe when all copies of its
+segments have it; then its clock moves, and it is answered.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-import numpy as np
-
-from mpips.core.aggregation import Aggregation, Contribution, sum_contributions
-from mpips.core.clock import VectorClock
+from mpips.core.aggregation import Contribution, sum_contributions
+from mpips.core.copying import Copier
+from mpips.core.held import Applied, Change, Held, Pending
 from mpips.core.machine import Effect, Machine, Send
-from mpips.core.slicing import Range
+from mpips.core.reading import cut_slices, needs_of, read_slices, update_rows, update_slices
+from mpips.core.replication import Replicator
 from mpips.errors import ProtocolError
 from mpips.store.base import Store
-from mpips.wire.messages import Message, Pull, Push, PushAck, Slice, Values
-from mpips.wire.types import KeyArray, ValueArray, View
+from mpips.wire.messages import (
+    Message,
+    Pull,
+    Push,
+    PushAck,
+    Replicate,
+    Replicated,
+    Snapshot,
+    Values,
+)
+from mpips.wire.types import View
 
 EARLY_SLICES_MAX: Final = 4096
 
 
-@dataclass(slots=True)
-class Pending:
-    """A request whose answer waits: `open` slices of a push, or the marks of a pull."""
-
-    source: int
-    message: Push | Pull
-    since: float
-    open: int = 0
-
-
-class Held:
-    """What a server keeps for one table beside the values: numbers, clocks, and who waits.
-
-    Args:
-        store: the table's values.
-        streams: number of logical workers.
-    """
-
-    def __init__(self, store: Store, streams: int) -> None:
-        self.store, self.table = store, store.table
-        segments = self.table.segments
-        # By segment, then by stream: the number accepted last, and the number applied last.
-        self.accepted = [[0] * streams for _ in range(segments)]
-        self.applied = [[0] * streams for _ in range(segments)]
-        self.clocks = VectorClock(segments, streams)
-        self.sums = [Aggregation(streams) for _ in range(segments)] if self.table.aggregate else []
-        # By segment and stream: what came early, by the number before it, and who waits.
-        self.early: dict[tuple[int, int], dict[int, Contribution]] = {}
-        self.unapplied: dict[tuple[int, int], list[tuple[int, Pending]]] = {}
-        self.waiting: list[Pending] = []
-
-
 class ServerMachine(Machine):
-    """Owns segments of tables: applies pushes, holds pulls back, and answers.
+    """Owns segments of tables, and has copies of others: applies pushes, and answers.
 
     Invariants: the numbers applied of a stream never exceed those accepted; what is early is
     later than what is accepted; a request is answered once for each time it comes.
@@ -66,29 +42,53 @@ class ServerMachine(Machine):
 
     def __init__(self, node: int, stores: Sequence[Store], streams: int) -> None:
         super().__init__(node)
-        self._held = [Held(store, streams) for store in stores]
-        self._epoch = 0
-        self._pushes = self._pulls = self._duplicates = self._parked = 0
+        self._held = [Held(index, store, streams) for index, store in enumerate(stores)]
+        self._epoch = self._incarnation = 0
+        self._replicator, self._copier = Replicator(), Copier(node)
+        self._pushes = self._pulls = self._duplicates = self._parked = self._refused = 0
 
     @property
     def stores(self) -> list[Store]:
         """Return the stores, by table."""
         return [held.store for held in self._held]
 
-    def install(self, view: View) -> None:
-        """Own what the view says."""
+    def install(self, view: View) -> list[Effect]:
+        """Own, and copy, what the view says; return the answers that were waiting for it."""
         assert view.epoch > self._epoch, (view.epoch, self._epoch)
         self._epoch = view.epoch
-        for held, owners in zip(self._held, view.owners, strict=True):
-            held.store.hold_many(np.flatnonzero(owners == self.node).tolist())
+        member = view.member(self.node)
+        self._incarnation = member.incarnation if member else 0
+        for part in (self._replicator, self._copier):
+            part.epoch, part.incarnation = self._epoch, self._incarnation
+        new = [held.install(self.node, view) for held in self._held]
+        self._copier.install(self._held)
+        # Who has left is waited for no longer.
+        effects = self._finish(self._replicator.install(view, self._held, self.node))
+        for held, segments in zip(self._held, new, strict=True):
+            if not view.is_first:
+                effects += self._replicator.level(held, segments, view.copies[held.index])
+            if held.table.aggregate:
+                effects += self._resume_sums(held)
+            effects += self._release_waiting(held)
+        return effects + self._replicator.join_next()
 
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
-        """Take a push or a pull and return the answers that are due."""
+        """Take a client's request, or what owners and copies tell each other."""
         match message:
             case Push():
                 return self._step_push(now, source, message)
             case Pull():
                 return self._step_pull(now, source, message)
+            case Replicate(table=table):
+                return self._copier.take_updates(self._held[table], source, message)
+            case Replicated(request=request):
+                finished, effects = self._replicator.confirm(source, request)
+                effects += self._finish(finished)
+                for table in {applied.table for applied in finished}:
+                    effects += self._release_waiting(self._held[table])
+                return effects
+            case Snapshot(table=table):
+                return self._copier.take_snapshot(self._held[table], source, message)
         raise ProtocolError(f"server {self.node}: no step for {type(message).__name__}")
 
     def validate(self) -> None:
@@ -99,6 +99,7 @@ class ServerMachine(Machine):
             for (segment, stream), slices in held.early.items():
                 assert slices
                 assert all(p > held.accepted[segment][stream] for p in slices)
+            assert all(applied.open > 0 for applied in held.latest.values())
 
     def statistics(self) -> dict[str, int]:
         """Return counters, by name."""
@@ -108,7 +109,8 @@ class ServerMachine(Machine):
             "pulls": self._pulls,
             "duplicate_slices": self._duplicates,
             "parked_slices": self._parked,
-            "waiting": sum(len(held.waiting) for held in self._held),
+            "refused": self._refused + self._copier.refused,
+            "waiting": sum(len(held.waiting) for held in self._held) + len(self._replicator),
             **{key: sum(size[key] for size in sizes) for key in ("keys", "bytes")},
         }
 
@@ -119,7 +121,7 @@ class ServerMachine(Machine):
             for pending in held.waiting:
                 if pending.since >= before:
                     continue
-                for stream, segment, _ in held.clocks.missing(_needs(pending.message)):
+                for stream, segment, _ in held.clocks.missing(needs_of(pending.message)):
                     begin, end = held.table.segment_range(segment)
                     lines.append(
                         f"node {pending.source} waits for logical worker {stream} on keys"
@@ -131,31 +133,53 @@ class ServerMachine(Machine):
 
     def _step_push(self, now: float, source: int, push: Push) -> list[Effect]:
         held = self._held[push.table]
+        if self._refuses(held, push):
+            return []
         self._pushes += 1
+        if push.base:
+            self._raise_numbers(held, push)
         # Nearly always every slice is the next of its stream, and the message is one update.
         if not held.table.aggregate and self._is_next(held, push):
-            self._apply_whole(held, push)
-            return self._answer_push(held, Pending(source, push, now)) + self._release_waiting(held)
+            return self._apply_whole(held, push, Pending(source, push, now, 1))
         pending = Pending(source, push, now, len(push.slices))
-        effects: list[Effect] = []
-        for segment, previous, contribution in _contributions(push):
+        changes: list[Change] = []
+        for segment, previous, where, values in cut_slices(push.slices, push.keys, push.values):
             accepted = held.accepted[segment][push.stream]
+            contribution = Contribution(push.number, push.clock, where, values)
             held.unapplied.setdefault((segment, push.stream), []).append((push.number, pending))
             if previous > accepted:
                 self._park(held, segment, push.stream, previous, contribution)
-                continue
-            if push.number > accepted:
-                if previous < accepted:
-                    raise ProtocolError(
-                        f"server {self.node}: push {push.number} of logical worker {push.stream}"
-                        f" to segment {segment} of {held.table.name} follows {previous}, but"
-                        f" {accepted} was accepted there"
-                    )
-                self._accept(held, segment, push.stream, contribution)
-            else:
+            elif push.number <= accepted:
                 self._duplicates += 1
+            elif previous == accepted:
+                changes += self._accept(held, segment, push.stream, contribution)
+            else:
+                raise ProtocolError(
+                    f"server {self.node}: push {push.number} of logical worker {push.stream}"
+                    f" to segment {segment} of {held.table.name} follows {previous}, but"
+                    f" {accepted} was accepted there"
+                )
+        effects = self._replicate(held, changes)
+        for segment, _, _, _ in push.slices:
             effects += self._release(held, segment, push.stream)
         return effects + self._release_waiting(held)
+
+    def _refuses(self, held: Held, message: Push | Pull) -> bool:
+        """Tell whether a segment of a request is not, or was not yet, this server's.
+
+        Its client sends it again, to the new owner, as soon as it has the view.
+        """
+        reign, epoch = held.reign, message.epoch
+        if all(epoch >= reign[segment] for segment, _, _, _ in message.slices):
+            return False
+        self._refused += 1
+        return True
+
+    def _raise_numbers(self, held: Held, push: Push) -> None:
+        """Note that all pushes up to the base are applied: who took over does not know where."""
+        for segment, _, _, _ in push.slices:
+            for numbers in (held.accepted[segment], held.applied[segment]):
+                numbers[push.stream] = max(numbers[push.stream], push.base)
 
     def _is_next(self, held: Held, push: Push) -> bool:
         accepted, stream = held.accepted, push.stream
@@ -163,21 +187,21 @@ class ServerMachine(Machine):
             not held.early
         )
 
-    def _apply_whole(self, held: Held, push: Push) -> None:
-        if push.keys is not None:
-            held.store.update_keys(push.keys, push.values)
-        else:
-            at = 0
-            for begin, end in _runs(push.slices):
-                held.store.update_range(begin, end, push.values[at : at + end - begin])
-                at += end - begin
-        for segment, _, _, _ in push.slices:
+    def _apply_whole(self, held: Held, push: Push, pending: Pending) -> list[Effect]:
+        """Apply a message whose slices are all the next ones."""
+        update_slices(held.store, push.slices, push.keys, push.values)
+        slices = []
+        for segment, _, begin, count in push.slices:
             held.accepted[segment][push.stream] = push.number
             held.applied[segment][push.stream] = push.number
-        # What lies between belongs to the push's range, and to other servers.
-        if held.table.has_clocks and push.slices:
-            first, last = push.slices[0][0], push.slices[-1][0]
-            held.clocks.advance(push.stream, first, last + 1, push.clock)
+            slices.append((segment, held.log(segment), begin, count))
+        segments = [segment for segment, _, _, _ in slices]
+        spans = held.spans(segments) if held.table.has_clocks else ()
+        applied = Applied(held.index, segments, spans, [push.stream], push.clock)
+        applied.waiters.append(pending)
+        parts = [(push.stream, push.number)]
+        effects = self._replicator.ship(held, applied, parts, slices, push.keys, push.values)
+        return effects or self._finish([applied]) + self._release_waiting(held)
 
     def _park(
         self, held: Held, segment: int, stream: int, previous: int, contribution: Contribution
@@ -192,40 +216,96 @@ class ServerMachine(Machine):
             )
         slices[previous] = contribution
 
-    def _accept(self, held: Held, segment: int, stream: int, contribution: Contribution) -> None:
+    def _accept(
+        self, held: Held, segment: int, stream: int, contribution: Contribution
+    ) -> list[Change]:
         """Take a slice that is the next of its stream, and what came early and follows it."""
         early = held.early.get((segment, stream), {})
         following: Contribution | None = contribution
+        changes: list[Change] = []
         while following is not None:
             held.accepted[segment][stream] = following.number
-            self._apply(held, segment, stream, following)
+            changes += self._apply(held, segment, stream, following)
             following = early.pop(following.number, None)
         if not early:
             held.early.pop((segment, stream), None)
+        return changes
 
-    def _apply(self, held: Held, segment: int, stream: int, contribution: Contribution) -> None:
+    def _apply(
+        self, held: Held, segment: int, stream: int, contribution: Contribution
+    ) -> list[Change]:
         """Apply a slice, or add it to the sum of its clock, which is applied when complete."""
-        if not held.table.aggregate:
-            _update(held.store, contribution.where, contribution.values)
-            held.applied[segment][stream] = contribution.number
-            if held.table.has_clocks:
-                held.clocks.advance(stream, segment, segment + 1, contribution.clock)
-            return
-        held.sums[segment].add(stream, contribution)
-        while (taken := held.sums[segment].take()) is not None:
+        if held.table.aggregate:
+            held.sums[segment].add(stream, contribution)
+            return self._apply_sums(held, segment)
+        where, values, clock = contribution.where, contribution.values, contribution.clock
+        parts = ((stream, contribution.number),)
+        return [self._change(held, Change(segment, 0, where, values, clock, parts))]
+
+    def _apply_sums(self, held: Held, segment: int) -> list[Change]:
+        """Apply the sums of a segment that are complete."""
+        changes = []
+        while (taken := held.sums[segment].take(held.active)) is not None:
             where, values = sum_contributions(list(taken.values()))
-            _update(held.store, where, values)
             clock = max(part.clock for part in taken.values())
-            for other, part in taken.items():
-                held.applied[segment][other] = part.number
-            # Who has contributed nothing has said by a later push that it will not.
-            for other in range(len(held.applied[segment])):
-                held.clocks.advance(other, segment, segment + 1, clock)
+            parts = tuple((stream, part.number) for stream, part in taken.items())
+            changes.append(self._change(held, Change(segment, 0, where, values, clock, parts)))
+        return changes
+
+    def _change(self, held: Held, change: Change) -> Change:
+        """Apply an update of one segment, and note its number."""
+        update_rows(held.store, change.where, change.values)
+        change.log = held.log(change.segment)
+        for stream, number in change.parts:
+            held.applied[change.segment][stream] = number
+        return change
+
+    def _replicate(self, held: Held, changes: list[Change]) -> list[Effect]:
+        """Send changes to the copies, those of the same pushes together."""
+        groups: dict[tuple[int, tuple[tuple[int, int], ...]], list[Change]] = {}
+        for change in changes:
+            groups.setdefault((change.clock, tuple(change.parts)), []).append(change)
+        effects: list[Effect] = []
+        for (clock, parts), group in groups.items():
+            segments = [change.segment for change in group]
+            applied = Applied(
+                held.index, segments, held.spans(segments), held.moved(parts), clock
+            )
+            sent = self._replicator.ship_changes(held, applied, group)
+            effects += sent or self._finish([applied])
+        return effects
+
+    def _resume_sums(self, held: Held) -> list[Effect]:
+        """Apply the sums that waited for logical workers that take part no longer."""
+        changes = [c for segment in held.store.owned for c in self._apply_sums(held, segment)]
+        effects = self._replicate(held, changes)
+        for segment in sorted({change.segment for change in changes}):
+            effects += self._release(held, segment, 0)
+        return effects
+
+    # -- Answers ---------------------------------------------------------------------------------
+
+    def _finish(self, updates: Iterable[Applied]) -> list[Effect]:
+        """Take updates that are on all copies: move their clocks, answer who waits for them."""
+        effects: list[Effect] = []
+        for applied in updates:
+            held = self._held[applied.table]
+            for segment in applied.segments:
+                if held.latest.get(segment) is applied:
+                    del held.latest[segment]
+            for stream in applied.streams:
+                for first, end in applied.spans:
+                    held.clocks.advance(stream, first, end, applied.clock)
+            for pending in applied.waiters:
+                effects += self._count(held, pending)
+        return effects
 
     def _release(self, held: Held, segment: int, stream: int) -> list[Effect]:
-        """Return the answers to pushes whose last slice has now been applied."""
+        """Return the answers to pushes whose last slice has now been applied, and is safe."""
         effects: list[Effect] = []
         applied = held.applied[segment]
+        # What waits for copies waits for the last update of all: it may have come again.
+        latest = held.latest.get(segment)
         streams = range(len(applied)) if held.table.aggregate else (stream,)
         for other in streams:
             waiting = held.unapplied.get((segment, other))
@@ -235,15 +315,20 @@ class ServerMachine(Machine):
             for number, pending in waiting:
                 if number > applied[other]:
                     still.append((number, pending))
-                    continue
-                pending.open -= 1
-                if pending.open == 0:
-                    effects += self._answer_push(held, pending)
+                elif latest is not None:
+                    latest.waiters.append(pending)
+                else:
+                    effects += self._count(held, pending)
             if still:
                 held.unapplied[segment, other] = still
             else:
                 del held.unapplied[segment, other]
         return effects
+
+    def _count(self, held: Held, pending: Pending) -> list[Effect]:
+        """Note that a slice of a push is safe, and return the answer if it is the last one."""
+        pending.open -= 1
+        return [] if pending.open else self._answer_push(held, pending)
 
     def _answer_push(self, held: Held, pending: Pending) -> list[Effect]:
         """Return the answer to a push that is applied, unless its pull has to wait."""
@@ -252,10 +337,10 @@ class ServerMachine(Machine):
         held.waiting.append(pending)
         return []
 
-    # -- Pulls -----------------------------------------------------------------------------------
-
     def _step_pull(self, now: float, source: int, pull: Pull) -> list[Effect]:
         held = self._held[pull.table]
+        if self._refuses(held, pull):
+            return []
         self._pulls += 1
         if self._may_read(held, pull):
             return [self._answer(held, source, pull)]
@@ -263,7 +348,7 @@ class ServerMachine(Machine):
         return []
 
     def _may_read(self, held: Held, message: Push | Pull) -> bool:
-        return held.table.mode == "eventual" or held.clocks.reached(_needs(message))
+        return held.table.mode == "eventual" or held.has_reached(needs_of(message))
 
     def _release_waiting(self, held: Held) -> list[Effect]:
         """Return the answers to pulls whose clocks have come."""
@@ -277,75 +362,18 @@ class ServerMachine(Machine):
         return [self._answer(held, p.source, p.message) for p in ready]
 
     def _answer(self, held: Held, source: int, message: Push | Pull) -> Send:
+        epoch, incarnation, request = self._epoch, self._incarnation, message.request
         if isinstance(message, Push) and not message.pull:
-            return Send(source, PushAck(epoch=self._epoch, request=message.request))
-        keys, values, counts = self._read(held, message)
+            ack = PushAck(epoch=epoch, incarnation=incarnation, request=request)
+            return Send(source, ack)
+        keys, values, counts = read_slices(held.store, message)
         answer = Values(
-            epoch=self._epoch,
-            request=message.request,
+            epoch=epoch,
+            incarnation=incarnation,
+            request=request,
             table=message.table,
             keys=keys,
             values=values,
             counts=counts,
         )
         return Send(source, answer)
-
-    def _read(
-        self, held: Held, message: Push | Pull
-    ) -> tuple[KeyArray | None, ValueArray, list[int]]:
-        store, width = held.store, held.store.update.pull_width
-        if message.keys is not None:
-            out = np.empty((len(message.keys), width), store.dtype)
-            store.read_keys(message.keys, out)
-            return None, out, []
-        if held.table.kind == "sparse":
-            # Send the keys that exist, segment after segment.
-            found = [store.read_range(begin, begin + n) for _, _, begin, n in message.slices]
-            keys = np.concatenate([k for k, _ in found if k is not None])
-            values = np.concatenate([v for _, v in found])
-            return keys, values, [len(v) for _, v in found]
-        out, at = np.empty((sum(s[3] for s in message.slices), width), store.dtype), 0
-        for begin, end in _runs(message.slices):
-            store.read_range(begin, end, out[at : at + end - begin])
-            at += end - begin
-        return None, out, []
-
-
-def _needs(message: Push | Pull) -> Iterator[tuple[int, int, int]]:
-    """Yield the clocks that a pull waits for: first segment, the one after the last, clock."""
-    if isinstance(message, Push):
-        needs = message.needs
-    else:
-        needs = tuple(mark for _, mark, _, _ in message.slices)
-    for (segment, _, _, _), need in zip(message.slices, needs, strict=False):
-        if need:
-            yield segment, segment + 1, need
-
-
-def _update(store: Store, where: KeyArray | Range, values: ValueArray) -> None:
-    if isinstance(where, tuple):
-        store.update_range(*where, values)
-    elif len(where):
-        store.update_keys(where, values)
-
-
-def _runs(slices: Sequence[Slice]) -> list[Range]:
-    """Return the key ranges of the slices of a range, neighbours joined."""
-    joined: list[Range] = []
-    for _, _, begin, count in slices:
-        if joined and joined[-1][1] == begin:
-            joined[-1] = (joined[-1][0], begin + count)
-        else:
-            joined.append((begin, begin + count))
-    return joined
-
-
-def _contributions(push: Push) -> Iterator[tuple[int, int, Contribution]]:
-    """Yield segment, previous number and content of each slice of a push."""
-    cuts = np.cumsum([0, *(count for _, _, _, count in push.slices)]).tolist()
-    for (segment, previous, begin, count), (low, high) in zip(
-        push.slices, pairwise(cuts), strict=True
-    ):
-        where = (begin, begin + count) if push.keys is None else push.keys[low:high]
-        part = Contribution(push.number, push.clock, where, push.values[low:high])
-        yield segment, previous, part

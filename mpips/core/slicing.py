@@ -27,11 +27,12 @@ class Piece:
 
 @dataclass(slots=True)
 class Request:
-    """Pieces for one owner that travel in one message."""
+    """Pieces for one owner that travel in one message, sent in `epoch`."""
 
     owner: int
     pieces: list[Piece] = field(default_factory=list)
     size: int = 0
+    epoch: int = 0
 
     def spans(self) -> list[tuple[int, int]]:
         """Return the places [begin, end) in the caller's arrays, neighbours joined."""

@@ -3,15 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from mpips.config import Config, Section, Source, convert
 from mpips.core.machine import Report
 from mpips.core.task import Plan, Task
-from mpips.store.base import Store
+from mpips.store.part import Part
 from mpips.wire.types import Table
+
+if TYPE_CHECKING:
+    from mpips.node.kv import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class App(ABC):
     - on workers: `async def NAME(self, worker, **arguments)`, `worker` being a
       `mpips.node.kv.Worker`; `await` waits for pushes and pulls;
     - on servers: `def NAME(self, stores, **arguments)`, `stores` being the server's part of each
-      table by name, `dict[str, mpips.store.base.Store]`.
+      table by name, `dict[str, mpips.store.part.Part]`; it may be called again if a server dies.
 
     What they return goes to the plan: numbers, strings, lists, dicts and arrays.
 
@@ -77,6 +80,19 @@ class App(ABC):
                 total[name] = total.get(name, 0) + value
         yield Report("progress", total)
         return total
+
+    async def recover(self, worker: "Worker", calls: dict[str, dict[str, Any]]) -> None:
+        """Make again what a logical worker's earlier calls have left in its object.
+
+        Called on a new object, before the unfinished call of a worker that has died is done again
+        from its beginning. It may pull and may not push. The call's pushes that have been applied
+        before are applied no second time; the answer of such a push_pull is what is there now.
+
+        Args:
+            worker: the logical worker.
+            calls: the arguments of the last finished call of each function.
+        """
+        return
 
     def progress(self, totals: dict[str, float]) -> dict[str, Any]:
         """Return what the user shall see of the workers' progress, given the sums of its facts."""
@@ -116,4 +132,4 @@ def check_model(kind: type[App], config: Config, source: Source | None = None) -
     return msgspec.structs.replace(config, model=effective, sync=sync)
 
 
-Stores = dict[str, Store]
+Stores = dict[str, Part]

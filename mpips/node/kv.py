@@ -86,13 +86,24 @@ class Worker:
     Attributes:
         id: the logical worker, from 0.
         shard: its part of the training data; None without data.
-        random: its random generator, drawn from the job's seed and `id`.
+        task: the number of the plan's task that it works on.
+        may_push: whether it may push: an app that recovers may not.
     """
 
     def __init__(self, node: Sender, id: int, shard: Shard | None) -> None:
         self._node, self.id, self.shard = node, id, shard
-        seed = node.job.config.run.seed
-        self.random = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, id])))
+        self.task = 0
+        self.may_push = True
+        self._random: tuple[int, np.random.Generator] | None = None
+
+    @property
+    def random(self) -> np.random.Generator:
+        """Return this task's random generator: whoever does the task again draws the same."""
+        if self._random is None or self._random[0] != self.task:
+            seeds = [self._node.job.config.run.seed, self.id, self.task]
+            generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seeds)))
+            self._random = self.task, generator
+        return self._random[1]
 
     def push(
         self,
@@ -212,6 +223,8 @@ class Worker:
         where, count = _check_keys(table, keys, pushes=values is not None)
         if within is not None:
             within = _check_within(table, where, within)
+        if values is not None and not self.may_push:
+            raise ValueError(f"recover() pushes to table {name}: it may only pull")
         if values is not None:
             values = _check_values(table, values, count, self._node.client.widths[index][0])
         if out is not None:

@@ -26,12 +26,12 @@ from mpips.node import kernels, mpirun, surroundings
 from mpips.node.app import App, check_model
 from mpips.node.console import Console, show_count
 from mpips.node.folder import RunFolder, choose_folder
+from mpips.node.local import MEMBERS
 from mpips.node.log import open_log
 from mpips.node.loop import Node, run_loop
+from mpips.node.member import Member
 from mpips.node.roles import assign_roles, size_config
 from mpips.node.scheduler import SchedulerNode
-from mpips.node.server import ServerNode
-from mpips.node.worker import WorkerNode
 from mpips.transport.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -54,8 +54,11 @@ def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
     try:
         node = _make_node(mpi, kind, config, name)
         kernels.await_kernels(_local_rank(mpi) == 0, _say)
-        code = run_loop(node, _backoff(mpi))
-        error = None
+        node = run_loop(node, _backoff(mpi))
+        code, error = node.exit_code or 0, None
+        # The others believe that this rank is dead: let it be true.
+        if isinstance(node, Member) and node.is_fenced:
+            _give_up(mpi)
         if isinstance(node, SchedulerNode) and not node.is_told:
             error = node.machine.error
     except MpipsError as wrong:
@@ -113,15 +116,14 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
     from mpips.transport.mpi import MPITransport
 
     comm = mpi.COMM_WORLD
-    roles = assign_roles(_hosts(comm), config.run.servers, max(1, config.run.workers))
+    run = config.run
+    roles = assign_roles(_hosts(comm), run.servers, max(1, run.workers), run.spares)
     config = size_config(config, len(roles))
     config = check_model(kind, config)
     transport = MPITransport(comm)
     role = roles[transport.node]
-    if role == "server":
-        return ServerNode(transport, time.monotonic, kind, config)
-    if role == "worker":
-        return WorkerNode(transport, time.monotonic, kind, config)
+    if role != "scheduler":
+        return MEMBERS[role](transport, time.monotonic, kind, config)
     console = Console(time.monotonic())
     try:
         folder = RunFolder(choose_folder(config), config)

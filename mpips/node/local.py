@@ -9,11 +9,20 @@ from mpips.node.app import App, check_model
 from mpips.node.console import Console
 from mpips.node.folder import RunFolder
 from mpips.node.loop import Node, run_together
+from mpips.node.member import Member
 from mpips.node.scheduler import SchedulerNode
 from mpips.node.server import ServerNode
+from mpips.node.spare import SpareNode
 from mpips.node.worker import WorkerNode
 from mpips.transport.base import Transport
 from mpips.transport.loop import LoopTransport
+
+MEMBERS: dict[str, Callable[..., Member]] = {
+    "server": ServerNode,
+    "worker": WorkerNode,
+    "spare": SpareNode,
+}
+"""The node of each role but the scheduler's."""
 
 
 def make_nodes(
@@ -24,14 +33,14 @@ def make_nodes(
     folder: RunFolder | None = None,
     console: Console | None = None,
 ) -> list[Node]:
-    """Return the nodes of a job: the scheduler, then servers, then workers."""
-    servers, workers = config.run.servers, config.run.workers
-    roles = ["scheduler"] + ["server"] * servers + ["worker"] * workers
+    """Return the nodes of a job: the scheduler, then servers, workers, and spares."""
+    run = config.run
+    roles = ["scheduler"] + ["server"] * run.servers + ["worker"] * run.workers
+    roles += ["spare"] * run.spares
     first = SchedulerNode(transports[0], clock, kind, config, roles, folder, console)
     nodes: list[Node] = [first]
     for transport, role in zip(transports[1:], roles[1:], strict=True):
-        make = ServerNode if role == "server" else WorkerNode
-        nodes.append(make(transport, clock, kind, config))
+        nodes.append(MEMBERS[role](transport, clock, kind, config))
     return nodes
 
 
@@ -47,7 +56,7 @@ def run_local(
         MpipsError: whatever ended the job.
     """
     config = check_model(kind, config).sized(max(1, config.run.workers))
-    size = 1 + config.run.servers + config.run.workers
+    size = 1 + config.run.servers + config.run.workers + config.run.spares
     transports: list[Transport] = list(LoopTransport.world(size))
     nodes = make_nodes(transports, time.monotonic, kind, config, folder, console)
     scheduler = nodes[0]

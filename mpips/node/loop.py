@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from mpips.core.machine import Effect, Send
-from mpips.errors import RanksLostError
 from mpips.filters.chain import FilterChain
 from mpips.transport.backoff import Backoff
-from mpips.transport.base import Transport
+from mpips.transport.base import FRAMES_PER_POLL, Transport
 from mpips.wire.frame import Codec
-from mpips.wire.messages import Message, Pull, Push, Values
+from mpips.wire.messages import Message, Pull, Push, Replicate, Snapshot, Values
 
 TICK_S = 0.05
 
@@ -26,29 +25,34 @@ class Node(ABC):
 
     Attributes:
         exit_code: None while its part in the job is not over.
+        successor: the node that goes on in this one's place, in another role.
     """
 
     def __init__(self, transport: Transport, clock: Callable[[], float] = time.monotonic) -> None:
         self.transport, self.clock = transport, clock
         self.exit_code: int | None = None
+        self.successor: Node | None = None
         self.chains: Sequence[FilterChain] = ()
         self.bytes_sent: Counter[str] = Counter()
         self._codec = Codec()
         self._next_tick = 0.0
+        self._lost: frozenset[int] = frozenset()
 
     def turn(self) -> bool:
         """Take what has come, do what is due, and tell whether there was anything to do."""
         frames = self.transport.poll()
         for source, head, payload in frames:
+            # What comes after a change of roles is the successor's.
+            node = self.successor or self
             message = self._codec.decode(head, payload)
-            if self.chains and isinstance(message, Push | Pull | Values):
-                message = self.chains[message.table].decode(message)
-            self.receive(source, message)
-        # A loss ends the job, once what came before it is taken.
-        if self.transport.lost and not frames:
-            names = ", ".join(map(str, sorted(self.transport.lost)))
-            where = f"node {self.transport.node}"
-            raise RanksLostError(f"MPI reports the death of node {names}.", where)
+            if node.chains and isinstance(message, Push | Pull | Values):
+                message = node.chains[message.table].decode(message)
+            node.receive(source, message)
+        # What came before a loss is taken before it.
+        lost = self.transport.lost
+        if len(lost) > len(self._lost) and len(frames) < FRAMES_PER_POLL:
+            new, self._lost = lost - self._lost, lost
+            self.lose(new)
         now = self.clock()
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
@@ -63,6 +67,10 @@ class Node(ABC):
     @abstractmethod
     def receive(self, source: int, message: Message) -> None:
         """Take a message."""
+
+    def lose(self, nodes: frozenset[int]) -> None:
+        """Take note that nodes are dead."""
+        return
 
     def tick(self, now: float) -> None:
         """Do what time demands; called about every `TICK_S`."""
@@ -87,6 +95,8 @@ class Node(ABC):
             kind = "push" if isinstance(message, Push) else "pull"
             if self.chains:
                 message = self.chains[message.table].encode(message)
+        elif isinstance(message, Replicate | Snapshot):
+            kind = "replication"
         head, arrays = self._codec.encode(message)
         self.bytes_sent[kind] += len(head) + sum(array.nbytes for array in arrays)
         self.transport.send(dest, head, arrays)
@@ -105,14 +115,15 @@ class Node(ABC):
         return dict(total)
 
 
-def run_loop(node: Node, backoff: Backoff) -> int:
-    """Turn one node until its part is over, and return its exit code."""
+def run_loop(node: Node, backoff: Backoff) -> Node:
+    """Turn one node until its part is over, and return it, or the last one in its place."""
     while node.exit_code is None:
         if node.turn():
             backoff.busy()
         else:
             backoff.wait(node.due)
-    return node.exit_code
+        node = node.successor or node
+    return node
 
 
 def run_together(nodes: Sequence[Node], give_up: Callable[[], None]) -> int:

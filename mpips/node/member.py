@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,32 @@ from mpips.node.failure import explain_failure
 from mpips.node.log import open_log
 from mpips.node.loop import Node
 from mpips.transport.base import Transport
-from mpips.wire.messages import Call, Failed, Hello, Message, Ready, Return, Start, Stop, Stopped
+from mpips.wire.messages import (
+    Call,
+    Failed,
+    Hello,
+    Message,
+    NewView,
+    Ready,
+    Return,
+    Start,
+    Stop,
+    Stopped,
+)
 from mpips.wire.types import Table, View
 
 log = logging.getLogger(__name__)
 
 SCHEDULER = 0
+NEVER = 2**62
 FLUSH_S = 10.0
 
 
 class Member(Node):
     """A node that takes part in a scheduler's job.
+
+    Attributes:
+        is_fenced: whether the others go on without this node, though it lives.
 
     Args:
         transport: carries its frames.
@@ -47,9 +62,14 @@ class Member(Node):
         self.kind, self.config = kind, config
         self.job = Job(config, {})
         self.tables: list[Table] = []
+        self.is_fenced = False
         self._is_greeted = self._has_failed = False
         self._epoch = 0
         self._calls = Calls()
+        # Who is in the job, with the epoch that appointed them; what comes from later views.
+        self._members: dict[int, int] = {}
+        self._parked: list[tuple[int, Message]] = []
+        self._refused = self._parkings = 0
 
     def turn(self) -> bool:
         """Take what has come, and tell the scheduler if that fails."""
@@ -59,7 +79,6 @@ class Member(Node):
                 self._greet()
             return super().turn()
         except RanksLostError as error:
-            # Whoever has stopped may leave before we do.
             log.warning("%s", error)
             self.exit_code = error.exit_code
         except Exception as error:
@@ -74,10 +93,21 @@ class Member(Node):
         has_left = self.exit_code is not None
         if has_left or (self._has_failed and not isinstance(message, Stop)):
             return
+        # What belongs to a later view waits for it; the views themselves do not.
+        if message.epoch > self._epoch and not isinstance(message, Start | NewView | Stop):
+            self._parkings += 1
+            self._parked.append((source, message))
+            return
+        if source != SCHEDULER and message.incarnation < self._members.get(source, NEVER):
+            self._refused += 1
+            return
         match message:
             case Start(view=view, facts=facts):
                 if view.epoch > self._epoch:
                     self._start(view, facts)
+            case NewView(view=view):
+                if view.epoch > self._epoch:
+                    self._change_view(view)
             case Call() if self._calls.take(message):
                 log.info("call %d: %s", message.request, message.function)
                 self.call(message)
@@ -89,6 +119,16 @@ class Member(Node):
                 self._stop(code)
             case _:
                 self.take(source, message)
+
+    def lose(self, nodes: frozenset[int]) -> None:
+        """Go on without other nodes, of which the scheduler will tell; not without that one.
+
+        Raises:
+            RanksLostError: the scheduler is dead.
+        """
+        log.warning("node %s has died", ", ".join(map(str, sorted(nodes))))
+        if SCHEDULER in nodes:
+            raise RanksLostError("the scheduler has died", self.name())
 
     def fail(self, error: Exception) -> None:
         """Tell the scheduler that this node cannot go on, and wait for the stop."""
@@ -110,9 +150,11 @@ class Member(Node):
         """Return what people call this node."""
         return f"{self.role} {self.transport.node} on {socket.gethostname()}"
 
-    def answer(self, request: int, result: Any) -> None:
-        """Send a call's result to the scheduler."""
-        answer = Return(epoch=self._epoch, request=request, result=result)
+    def answer(
+        self, request: int, result: Any, streams: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """Send a call's result to the scheduler, and how far its logical worker's streams are."""
+        answer = Return(epoch=self._epoch, request=request, result=result, streams=list(streams))
         self._calls.note(answer)
         self.send(SCHEDULER, answer)
 
@@ -123,6 +165,10 @@ class Member(Node):
     @abstractmethod
     def prepare(self, view: View) -> None:
         """Make the machine, and whatever calls will need, for the first view."""
+
+    @abstractmethod
+    def install(self, view: View) -> None:
+        """Go on in a new view."""
 
     @abstractmethod
     def call(self, call: Call) -> None:
@@ -150,7 +196,14 @@ class Member(Node):
         self.send(SCHEDULER, hello)
 
     def _start(self, view: View, facts: dict[str, Any]) -> None:
-        self._epoch = view.epoch
+        self.enter(view, facts)
+        self.send(SCHEDULER, Ready(epoch=self._epoch))
+        self._unpark()
+
+    def enter(self, view: View, facts: dict[str, Any]) -> None:
+        """Take the part in the job that a view gives this node."""
+        self._is_greeted = True
+        self._know_view(view)
         if "folder" in facts and surroundings.under_mpi():
             open_log(Path(facts["folder"]), self.transport.node)
         log.info("%s, process %d, view %d", self.name(), os.getpid(), view.epoch)
@@ -159,10 +212,35 @@ class Member(Node):
         self.tables = [table.cut(servers) for table in self.kind(self.job).tables()]
         self.chains = make_chains(self.config, self.tables)
         self.prepare(view)
-        self.send(SCHEDULER, Ready(epoch=self._epoch))
+
+    def _know_view(self, view: View) -> None:
+        self._epoch = view.epoch
+        self._members = {member.node: member.incarnation for member in view.members}
+
+    def _change_view(self, view: View) -> None:
+        """Go on in a new view, with what has waited for it."""
+        old = set(self._members)
+        self._know_view(view)
+        log.info("view %d", view.epoch)
+        # The others have gone on without this node: whatever it does, nobody may see it.
+        if self.transport.node not in self._members:
+            log.error("declared dead by view %d", view.epoch)
+            self.is_fenced, self.exit_code = True, RanksLostError.exit_code
+            return
+        for node in old.difference(self._members):
+            self.transport.forget(node)
+        self.install(view)
+        self._unpark()
+
+    def _unpark(self) -> None:
+        """Take what has waited for this view."""
+        parked, self._parked = self._parked, []
+        for source, message in parked:
+            (self.successor or self).receive(source, message)
 
     def _stop(self, exit_code: int) -> None:
-        statistics = {**self.statistics(), **self.counters()}
+        views = {"refused_messages": self._refused, "parked_messages": self._parkings}
+        statistics = {**self.statistics(), **views, **self.counters()}
         log.info("stop with exit code %d: %s", exit_code, statistics)
         self.send(SCHEDULER, Stopped(epoch=self._epoch, statistics=statistics))
         try:

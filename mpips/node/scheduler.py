@@ -53,8 +53,14 @@ class SchedulerNode(Node):
         self._folder, self._console = folder, console
         self._began = self._heard = clock()
         expected = {node: role for node, role in enumerate(roles) if node != transport.node}
-        count = config.logical_workers
-        self.machine = SchedulerMachine(transport.node, expected, count, self._prepare)
+        self.machine = SchedulerMachine(
+            transport.node,
+            expected,
+            config.logical_workers,
+            self._prepare,
+            min(config.replicas, config.run.servers + config.run.spares - 1),
+            config.recovery.worker,
+        )
         self.result: dict[str, Any] = {}
         self.is_told = False
         self._app: App | None = None
@@ -67,8 +73,6 @@ class SchedulerNode(Node):
             is_busy = super().turn()
             self._complain()
             return is_busy
-        except RanksLostError as error:
-            self._lose(error)
         except Exception as error:
             explained = explain_failure(error, "scheduler")
             if self.machine.state == "ended":
@@ -137,14 +141,19 @@ class SchedulerNode(Node):
             self._console.flush_row(now)
             self._console.say(f"{kind:<7}{'   '.join(parts)}")
 
-    def _lose(self, error: RanksLostError) -> None:
-        """End without the others: a rank is dead, and the transport with it."""
-        if self.machine.state == "stopping":
-            # Whoever has stopped may leave before we do.
-            self._finish(self.machine.error.exit_code if self.machine.error else 0)
-            return
-        self.machine.error = self._explain_loss() if self.transport.lost else error
-        self._finish(error.exit_code)
+    def lose(self, nodes: frozenset[int]) -> None:
+        """Go on without nodes that have died, or end the job, if it cannot go on."""
+        now, machine = self.clock(), self.machine
+        is_begun = machine.state not in ("forming", "starting")
+        if machine.state != "ended" and (not is_begun or self._config.recovery.mode == "restart"):
+            self.carry_out(machine.fail(now, self._explain_loss()))
+        effects = machine.lose(now, nodes)
+        # Say where the dead were, and where to look.
+        if isinstance(machine.error, RanksLostError) and not machine.error.where.endswith("."):
+            error, explained = machine.error, self._explain_loss()
+            error.where = f"{error.where}\n{explained.where}.".lstrip()
+            error.remedy = explained.remedy
+        self.carry_out(effects)
 
     def _explain_loss(self) -> RanksLostError:
         """Return an error that names the dead ranks, and where they may have said why."""

@@ -8,6 +8,7 @@ from mpips.config import Config
 from mpips.core.server import ServerMachine
 from mpips.node.app import App
 from mpips.node.member import Member
+from mpips.store.part import Part
 from mpips.store.table import make_store
 from mpips.transport.base import Transport
 from mpips.wire.messages import Call, Message
@@ -43,10 +44,15 @@ class ServerNode(Member):
         self.machine = ServerMachine(self.transport.node, stores, self.job.logical_workers)
         self.machine.install(view)
 
-    def call(self, call: Call) -> None:
-        """Run a function of the app on the stores."""
+    def install(self, view: View) -> None:
+        """Step the machine."""
         assert self.machine is not None
-        stores = {store.table.name: store for store in self.machine.stores}
+        self.carry_out(self.machine.install(view))
+
+    def call(self, call: Call) -> None:
+        """Run a function of the app on what this server owns."""
+        assert self.machine is not None
+        stores = {store.table.name: Part(store) for store in self.machine.stores}
         function = getattr(self.app, call.function)
         self.answer(call.request, function(stores, **call.arguments))
 

@@ -62,17 +62,27 @@ class WorkerNode(Member):
         widths = [(update.push_width, update.pull_width) for update in updates]
         self.client = ClientMachine(self.transport.node, self.tables, widths)
         self.client.install(view)
-        mine = [worker for worker, node in enumerate(view.actors) if node == self.transport.node]
-        shards = open_shards(self.config, mine)
         self._names = {table.name: i for i, table in enumerate(self.tables)}
-        self._workers = {i: Worker(self, i, shards.get(i)) for i in mine}
-        self._apps = {i: self.kind(self.job) for i in mine}
-        self._open = dict.fromkeys(mine, 0)
+        mine = [worker for worker, node in enumerate(view.actors) if node == self.transport.node]
+        # Who takes over for somebody gets what is needed with the first call.
+        if view.is_first:
+            self._act_for(mine)
+
+    def install(self, view: View) -> None:
+        """Send again what went to servers that have died."""
+        self.carry_out(self.client.install(view))
 
     def call(self, call: Call) -> None:
         """Start a coroutine for the call; `work` runs it."""
+        if call.takeover is not None:
+            self._act_for([call.worker])
+            self.client.take_over(call.worker, call.takeover.streams)
+        worker = self._workers[call.worker]
+        worker.task = call.task
         function = getattr(self._apps[call.worker], call.function)
-        running = function(self._workers[call.worker], **call.arguments)
+        running = function(worker, **call.arguments)
+        if call.takeover is not None:
+            running = self._recover_first(worker, call.takeover.calls, running)
         self._ready.append((running, call))
 
     def take(self, source: int, message: Message) -> None:
@@ -88,7 +98,27 @@ class WorkerNode(Member):
         self._finish(pending, flatten(effect.result))
         self._open[pending.worker] -= 1
         if not self._open[pending.worker] and pending.worker in self._returns:
-            self.answer(*self._returns.pop(pending.worker))
+            self._return(pending.worker, *self._returns.pop(pending.worker))
+
+    def _act_for(self, mine: list[int]) -> None:
+        """Make what logical workers need: their part of the data, and an app."""
+        shards = open_shards(self.config, mine)
+        for worker in mine:
+            self._workers[worker] = Worker(self, worker, shards.get(worker))
+            self._apps[worker] = self.kind(self.job)
+            self._open[worker] = 0
+
+    async def _recover_first(
+        self,
+        worker: Worker,
+        calls: dict[str, dict[str, Any]],
+        running: Coroutine[Pending, None, Any],
+    ) -> Any:
+        """Have the app make again what earlier calls have left, then do the call."""
+        worker.may_push = False
+        await self._apps[worker.id].recover(worker, calls)
+        worker.may_push = True
+        return await running
 
     @property
     def due(self) -> float:
@@ -109,10 +139,13 @@ class WorkerNode(Member):
                 if self._open[call.worker]:
                     self._returns[call.worker] = call.request, stop.value
                 else:
-                    self.answer(call.request, stop.value)
+                    self._return(call.worker, call.request, stop.value)
                 continue
             pending.waiter = running, call
         return True
+
+    def _return(self, worker: int, request: int, result: Any) -> None:
+        self.answer(request, result, self.client.positions(worker))
 
     def watch(self, worker: int, timestamp: int, effects: list[Effect]) -> Pending:
         """Return what a logical worker awaits for a push or pull, started with these effects."""

@@ -30,6 +30,7 @@ class Store(ABC):
         dtype: NumPy's dtype of values and state.
         generation: grows whenever resolved slots become invalid.
         held: the segments held, ascending.
+        owned: those of them that this server answers for; the others are copies.
 
     Raises:
         ConfigError: the table's update function is unknown, or a setting of it is wrong.
@@ -40,6 +41,7 @@ class Store(ABC):
         self.update: Update = find_update(table.update, table.settings, table.width)
         self.dtype: np.dtype[np.floating] = np.dtype(table.dtype)
         self.generation = 0
+        self.owned: tuple[int, ...] = ()
         self._initial = self.update.initial_row(self.dtype)
         self._rows: ValueArray = np.empty((0, self.update.columns), self.dtype)
         self._note_held(())

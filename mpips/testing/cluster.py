@@ -14,6 +14,7 @@ from mpips.node.local import make_nodes
 from mpips.node.loop import Node
 from mpips.node.scheduler import SchedulerNode
 from mpips.node.server import ServerNode
+from mpips.node.spare import SpareNode
 from mpips.node.worker import WorkerNode
 from mpips.testing.faults import CALM, Faults
 from mpips.testing.network import Network
@@ -30,8 +31,8 @@ WAITING: Final = ("open_tasks", "open_requests", "waiting")
 class Simulation:
     """The nodes of a job on a simulated network; they are the same ones as over MPI.
 
-    Until `faults.heal_s` there are faults; after it there are none, and the job has to end. What
-    makes a node silent for ever, a kill, has its place beside the pauses.
+    Until `faults.heal_s` there are faults; after it there are none, and the job has to end. Who is
+    killed stays dead.
 
     Args:
         kind: the app.
@@ -42,6 +43,7 @@ class Simulation:
     Attributes:
         pauses: how often a node was given no turn for a while.
         is_healed: whether there are no faults any more.
+        dead: the nodes that were killed.
     """
 
     def __init__(self, kind: type[App], config: Config, seed: int, faults: Faults = CALM) -> None:
@@ -49,11 +51,13 @@ class Simulation:
         config = config.sized(max(1, config.run.workers))
         self._random = np.random.default_rng(seed)
         self._faults = faults
-        size = 1 + config.run.servers + config.run.workers
+        size = 1 + config.run.servers + config.run.workers + config.run.spares
         self.network = Network(size, self._random, faults)
         self.nodes = make_nodes(self.network.transports(), self.network.clock, kind, config)
         self.pauses = 0
         self.is_healed = faults == CALM
+        self.dead: set[int] = set()
+        self._kills = sorted(faults.kills, reverse=True)
         # By node: when it may act again. The heap has the nodes that have something left to do.
         self._free = [0.0] * size
         self._wakes: list[tuple[float, int]] = []
@@ -89,9 +93,13 @@ class Simulation:
                 next_round = network.now + (STEP_S_OF_SLEEPERS if has_sleepers else STEP_S)
                 self._begin_round()
             until = min(next_round, self._wakes[0][0]) if self._wakes else next_round
+            if self._kills:
+                until = min(until, max(network.now, self._kills[-1][0]))
             dest = network.advance(until)
             if dest is None and self._wakes and self._wakes[0][0] <= network.now:
                 _, dest = heapq.heappop(self._wakes)
+            if self._kills and self._kills[-1][0] <= network.now:
+                self._kill(self._kills.pop()[1])
             if dest is not None:
                 heard = network.now
                 self._turn(dest)
@@ -137,6 +145,12 @@ class Simulation:
                 self._sleep(node, random.exponential(self._faults.pause_s))
             self._turn(node)
 
+    def _kill(self, node: int) -> None:
+        """Let a node die, wherever it is."""
+        if self.nodes[node].exit_code is None:
+            self.dead.add(node)
+            self.network.kill(node)
+
     def _heal(self) -> None:
         """End all faults; what still flies arrives when it would."""
         self.is_healed, self.network.faults = True, CALM
@@ -150,10 +164,12 @@ class Simulation:
     def _turn(self, number: int) -> None:
         """Let a node do all that it can, unless it sleeps, and check its machine."""
         node = self.nodes[number]
-        if node.exit_code is not None or self._free[number] > self.network.now:
+        is_over = node.exit_code is not None or number in self.dead
+        if is_over or self._free[number] > self.network.now:
             return
         cost = 0.0 if self.is_healed else self._faults.stragglers.get(number, 0.0)
         while node.exit_code is None and node.turn():
+            node = self.nodes[number] = node.successor or node
             if cost:
                 self._sleep(number, cost)
                 break
@@ -173,4 +189,6 @@ def machine_of(node: Node) -> Machine | None:
             return node.machine
         case WorkerNode():
             return node.client
+        case SpareNode():
+            return None
     raise TypeError(node)

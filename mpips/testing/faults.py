@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 
 DELAY_S_MEAN: Final = 1e-3
+NOTICE_S_MEAN: Final = 0.03
 COPIES_MAX: Final = 3
 
 
@@ -26,7 +27,9 @@ class Faults:
         pause_s: mean length of a pause.
         stragglers: for some nodes the time that a turn costs.
         slow_links: for some pairs of source and dest, by how much delays are longer.
-        heal_s: when everything becomes well.
+        kills: when which nodes die.
+        notice_s: mean time until a node is told that another one has died.
+        heal_s: when everything becomes well; the dead stay dead.
     """
 
     delay_s: float = DELAY_S_MEAN
@@ -37,6 +40,8 @@ class Faults:
     pause_s: float = 0.0
     stragglers: dict[int, float] = field(default_factory=dict)
     slow_links: dict[tuple[int, int], float] = field(default_factory=dict)
+    kills: tuple[tuple[float, int], ...] = ()
+    notice_s: float = NOTICE_S_MEAN
     heal_s: float = 0.0
 
     def describe(self) -> list[str]:
@@ -47,6 +52,8 @@ class Faults:
             if isinstance(value, dict):
                 items = (f"{_name(key)} {number:.3g}" for key, number in value.items())
                 value = ", ".join(items)
+            elif isinstance(value, tuple):
+                value = ", ".join(f"node {node} at {seconds:.6g}" for seconds, node in value)
             elif value:
                 value = f"{value:.3g}"
             if value:
@@ -72,6 +79,7 @@ def draw_faults(random: np.random.Generator, size: int) -> Faults:
     costs = (10 ** random.uniform(-4, -1.5, len(nodes))).tolist()
     links = np.argwhere(random.random((size, size)) < 0.15).tolist()
     factors = (10 ** random.uniform(0.5, 2, len(links))).tolist()
+    heal_s = float(10 ** random.uniform(-1, 1))
     return Faults(
         delay_s=delay_s,
         tail=float(random.choice([0.01, 0.1])) * has_tail,
@@ -85,9 +93,26 @@ def draw_faults(random: np.random.Generator, size: int) -> Faults:
         }
         if has_slow_links
         else {},
-        heal_s=float(10 ** random.uniform(-1, 1)),
+        notice_s=float(10 ** random.uniform(-3, -0.5)),
+        heal_s=heal_s,
     )
 
 
 def _name(key: int | tuple[int, int]) -> str:
     return f"{key[0]}>{key[1]}:" if isinstance(key, tuple) else f"{key}:"
+
+
+def draw_kills(random: np.random.Generator, size: int) -> tuple[tuple[float, int], ...]:
+    """Return who dies when: up to three nodes, never the scheduler, now and then at once.
+
+    Args:
+        random: its draws alone decide.
+        size: number of nodes.
+    """
+    count = min(int(random.integers(0, 4)), size - 1)
+    nodes = random.permutation(np.arange(1, size))[:count].tolist()
+    times = 10 ** random.uniform(-2, 1, count)
+    # The second one dies together with the first, or while the others still find out.
+    if count > 1 and random.random() < 0.5:
+        times[1] = times[0] + float(random.choice([0.0, 0.01, 0.1])) * random.random()
+    return tuple(sorted(zip(times.tolist(), nodes, strict=True)))

@@ -14,6 +14,9 @@ from mpips.wire.frame import Codec
 
 TAIL_FACTOR: Final = 100.0
 
+ARRIVES: Final = 0.5
+"""The chance that a frame of a node that dies, on its way then, arrives."""
+
 DELAY_S_MAX: Final = 10.0
 """No frame takes longer: the scheduler gives nodes 30 s to stop, and 120 s to come."""
 
@@ -52,6 +55,8 @@ class Network:
         self._inboxes: list[deque[Frame]] = [deque() for _ in range(size)]
         self._flying: list[tuple[float, int, int, int, Frame]] = []
         self._serial = 0
+        # By dead node: when each of the others is told.
+        self._deaths: dict[int, list[float]] = {}
 
     def transports(self) -> list[Transport]:
         """Return the ends of the network, by node."""
@@ -65,6 +70,26 @@ class Network:
     def flying(self) -> int:
         """Return how many frames are on their way."""
         return len(self._flying)
+
+    def kill(self, node: int) -> None:
+        """Let a node die: of what it had sent some arrives, and the others learn of it one by one.
+
+        A frame for it is lost.
+        """
+        delays = self._random.exponential(self.faults.notice_s, len(self._inboxes))
+        self._deaths[node] = (self.now + delays).tolist()
+        self._inboxes[node].clear()
+        self._flying = [
+            flight
+            for flight in self._flying
+            if flight[2] != node and (flight[4][0] != node or self._random.random() < ARRIVES)
+        ]
+        heapq.heapify(self._flying)
+
+    def known_dead(self, node: int) -> frozenset[int]:
+        """Return the dead of whom a node has been told."""
+        told = (dead for dead, times in self._deaths.items() if times[node] <= self.now)
+        return frozenset(told)
 
     def advance(self, until: float) -> int | None:
         """Go to the next arrival, at most to `until`, and return whose it is, if there is one."""
@@ -81,6 +106,8 @@ class Network:
 
     def put(self, dest: int, frame: Frame) -> None:
         """Let a frame fly, and perhaps copies of it after it."""
+        if dest in self._deaths:
+            return
         faults, random = self.faults, self._random
         delay = random.exponential(faults.delay_s)
         if faults.tail and random.random() < faults.tail:
@@ -116,11 +143,15 @@ class _SimulatedTransport(Transport):
         self._network = network
 
     def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
+        if dest in self.lost:
+            return
         copies = [as_bytes(array).copy() for array in payload]
         self._network.put(dest, (self.node, memoryview(bytes(head)), copies))
 
     def poll(self) -> list[Frame]:
-        return self._network.take(self.node)
+        self.lost |= self._network.known_dead(self.node)
+        frames = self._network.take(self.node)
+        return [frame for frame in frames if frame[0] not in self._forgotten]
 
     def unsent(self) -> int:
         return 0

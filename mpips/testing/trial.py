@@ -1,17 +1,18 @@
 """One simulated run: everything drawn from a seed, run, and checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from mpips.config import Config, parse
-from mpips.errors import MpipsError
+from mpips.errors import MpipsError, RanksLostError
 from mpips.testing.checkers import CHECKS, Expected
 from mpips.testing.cluster import Simulation
-from mpips.testing.faults import Faults, draw_faults
+from mpips.testing.faults import Faults, draw_faults, draw_kills
 from mpips.testing.ledger import Ledger, Settings
 from mpips.testing.network import DELAY_S_MAX
+from mpips.wire.types import NOBODY
 
 SERVERS_MAX: Final = 4
 WORKERS_MAX: Final = 4
@@ -29,11 +30,13 @@ COUNTERS: Final = (
 
 @dataclass(frozen=True)
 class Shape:
-    """How many nodes of each kind a run has; 0: drawn from the seed."""
+    """How many nodes of each kind, and copies, a run has; 0 or None: drawn from the seed."""
 
     servers: int = 0
     workers: int = 0
     logical_workers: int = 0
+    spares: int | None = None
+    replicas: int | None = None
 
 
 @dataclass
@@ -48,6 +51,8 @@ class Trial:
         error: what ended the job too early; empty if nothing did.
         violations: by check, what did not hold.
         counters: some of the job's counters.
+        has_kills: whether nodes may have been killed.
+        excuse: why the job could not go on, if it ended with exit code 76 and rightly so.
     """
 
     seed: int
@@ -57,6 +62,8 @@ class Trial:
     error: str
     violations: dict[str, list[str]]
     counters: dict[str, int]
+    has_kills: bool
+    excuse: str = ""
 
     @property
     def has_failed(self) -> bool:
@@ -69,11 +76,16 @@ class Trial:
         return (
             f"mpips sim --seed {self.seed} --servers {shape.servers}"
             f" --workers {shape.workers} --logical-workers {shape.logical_workers}"
+            f" --spares {shape.spares} --replicas {shape.replicas}"
+            + ("" if self.has_kills else " --no-kills")
         )
 
 
-def run_trial(seed: int, shape: Shape | None = None) -> Trial:
+def run_trial(seed: int, shape: Shape | None = None, has_kills: bool = True) -> Trial:
     """Draw a run from a seed, run it, and check it; the same seed gives the same one.
+
+    A job may end with exit code 76 if all copies of a part of the model were killed, or nobody is
+    left to work, or somebody died before the job had begun: that is checked, too.
 
     Raises:
         ConfigError: the shape makes no sense.
@@ -84,27 +96,53 @@ def run_trial(seed: int, shape: Shape | None = None) -> Trial:
     settings = Settings(steps=int(sizes.integers(1, 5)), pushes=int(sizes.integers(1, 5)))
     compress = "lz4" if sizes.random() < 0.2 else "off"
     config = _configure(seed, shape, settings, compress)
-    faults = draw_faults(mishaps, 1 + shape.servers + shape.workers)
+    size = 1 + shape.servers + shape.workers + (shape.spares or 0)
+    faults = draw_faults(mishaps, size)
+    if has_kills:
+        kills = draw_kills(np.random.default_rng([seed, 2]), size)
+        faults = replace(faults, kills=kills)
     simulation = Simulation(Ledger, config, seed, faults)
     result: dict[str, Any] = {}
-    error = ""
+    error = excuse = ""
     try:
         result = simulation.run(DEADLINE_S)
+    except RanksLostError as problem:
+        excuse = _find_excuse(simulation)
+        error = "" if excuse else f"RanksLostError: {problem}"
     except (MpipsError, AssertionError) as problem:
         error = f"{type(problem).__name__}: {problem}"
     error = error or _check_ends(simulation)
     expected = Expected(settings, config)
-    violations = {name: [] if error else check(expected, result) for name, check in CHECKS.items()}
+    is_over = bool(error or excuse)
+    violations = {
+        name: [] if is_over else check(expected, result) for name, check in CHECKS.items()
+    }
     counters = {name: result.get("counters", {}).get(name, 0) for name in COUNTERS}
-    return Trial(seed, shape, faults, simulation, error, violations, counters)
+    return Trial(
+        seed, shape, faults, simulation, error, violations, counters, has_kills, excuse
+    )
+
+
+def _find_excuse(simulation: Simulation) -> str:
+    """Return why a job could not go on, as the kills tell; empty if it could."""
+    view, dead = simulation.scheduler.machine.view, simulation.dead
+    if view is None or not simulation.scheduler.machine.is_begun:
+        return "somebody died before the job had begun" if dead else ""
+    for table, owners in enumerate(view.owners):
+        for segment, owner in enumerate(owners.tolist()):
+            if {owner, *view.copies[table][segment].tolist()} - {NOBODY} <= dead:
+                return f"all copies of segment {segment} of table {table} were killed"
+    able = {member.node for member in view.members if member.role in ("worker", "spare")}
+    return "nobody was left to work" if able <= dead else ""
 
 
 def _check_ends(simulation: Simulation) -> str:
     """Return what is wrong with how the nodes came and left; empty if nothing is."""
-    view, nodes = simulation.scheduler.machine.view, simulation.nodes
-    if view is None or len(view.members) != len(nodes):
+    machine, dead = simulation.scheduler.machine, simulation.dead
+    left = [node for number, node in enumerate(simulation.nodes) if number not in dead]
+    if machine.is_begun and machine.view and len(machine.view.members) < len(left):
         return "the job began before all nodes had come"
-    codes = [node.exit_code for node in nodes]
+    codes = [node.exit_code for node in left[1:]]
     return f"the scheduler left before others: {codes}" if any(c != 0 for c in codes) else ""
 
 
@@ -114,7 +152,14 @@ def _draw_shape(random: np.random.Generator, shape: Shape) -> Shape:
     workers = int(random.integers(1, WORKERS_MAX, endpoint=True))
     extra = int(random.integers(0, 3))
     workers = shape.workers or workers
-    return Shape(shape.servers or servers, workers, shape.logical_workers or workers + extra)
+    spares, replicas = int(random.integers(0, 3)), int(random.integers(1, 3))
+    return Shape(
+        shape.servers or servers,
+        workers,
+        shape.logical_workers or workers + extra,
+        spares if shape.spares is None else shape.spares,
+        replicas if shape.replicas is None else shape.replicas,
+    )
 
 
 def _configure(seed: int, shape: Shape, settings: Settings, compress: str) -> Config:
@@ -126,6 +171,9 @@ def _configure(seed: int, shape: Shape, settings: Settings, compress: str) -> Co
             f"run.servers={shape.servers}",
             f"run.workers={shape.workers}",
             f"run.logical_workers={shape.logical_workers}",
+            f"run.spares={shape.spares}",
+            f"replicas={shape.replicas}",
+            f"recovery.worker={'spread' if seed % 2 else 'replace'}",
             f"model.steps={settings.steps}",
             f"model.pushes={settings.pushes}",
             f"model.keys={settings.keys}",

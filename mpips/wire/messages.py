@@ -37,6 +37,19 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     incarnation: int = 0
 
 
+class Takeover(msgspec.Struct, frozen=True, array_like=True):
+    """What a node needs to act for a logical worker after another one.
+
+    Attributes:
+        streams: for each table number and clock of the last push that belongs to finished calls,
+            all of which are applied.
+        calls: the arguments of the last finished call of each function.
+    """
+
+    streams: list[tuple[int, int]]
+    calls: dict[str, dict[str, Any]]
+
+
 # -- Values: client <-> server -----------------------------------------------------------------
 
 
@@ -44,6 +57,8 @@ class Push(Message, frozen=True, tag=1):
     """Client to owner: apply these values; answered by `PushAck`, or `Values` if `pull`.
 
     `needs` are the clocks that a pull waits for, by slice; none if it waits for nothing more.
+    All of the stream's pushes up to `base` are known to be applied everywhere: what came before a
+    node took over the logical worker.
     A key of the slices' range that is not in `keys` takes the clock and keeps its value
     (OSDI 2014, section 4.2). A duplicate is answered again and applied no second time.
     """
@@ -58,6 +73,7 @@ class Push(Message, frozen=True, tag=1):
     keys: np.ndarray | None
     values: np.ndarray
     needs: tuple[int, ...] = ()
+    base: int = 0
     coding: tuple[Coding, ...] = ()
 
 
@@ -92,23 +108,81 @@ class Values(Message, frozen=True, tag=4):
     coding: tuple[Coding, ...] = ()
 
 
+# -- Copies: owner <-> copy ----------------------------------------------------------------------
+
+
+class Replicate(Message, frozen=True, tag=14):
+    """Owner to copy: apply these updates, each the next of its segment; answered by `Replicated`.
+
+    The mark of a slice is the update's log number on that segment. `parts` are the pushes that are
+    in it: stream and number; all slices have the same.
+    """
+
+    request: int
+    table: int
+    clock: int
+    parts: list[tuple[int, int]]
+    slices: list[Slice]
+    keys: np.ndarray | None
+    values: np.ndarray
+    coding: tuple[Coding, ...] = ()
+
+
+class Snapshot(Message, frozen=True, tag=15):
+    """Owner to copy: the whole state of segments, as it was after their last update.
+
+    The mark of a slice is the log number of that update, its `count` the number of rows. `numbers`
+    and `clocks` are int64 `(slices, streams)`: of the last push applied of each logical worker.
+    Answered by `Replicated`.
+    """
+
+    request: int
+    table: int
+    slices: list[Slice]
+    numbers: np.ndarray
+    clocks: np.ndarray
+    keys: np.ndarray | None
+    rows: np.ndarray
+
+
+class Replicated(Message, frozen=True, tag=16):
+    """Copy to owner: everything in the request is applied here."""
+
+    request: int
+
+
+class Joined(Message, frozen=True, tag=17):
+    """Owner to scheduler: a joining copy has these segments; acks wait for it from now on."""
+
+    table: int
+    copy: int
+    segments: list[int]
+
+
 # -- Tasks: scheduler <-> any node -------------------------------------------------------------
 
 
 class Call(Message, frozen=True, tag=5):
-    """Scheduler to a node: run a function of the app, for logical worker `worker` if >= 0."""
+    """Scheduler to a node: run a function of the app, for logical worker `worker` if >= 0.
+
+    `task` counts the plan's tasks. `takeover` is there if the node has not acted for the logical
+    worker before.
+    """
 
     request: int
     worker: int
     function: str
     arguments: dict[str, Any]
+    task: int = 0
+    takeover: Takeover | None = None
 
 
 class Return(Message, frozen=True, tag=6):
-    """Node to scheduler: the result of a call."""
+    """Node to scheduler: the result of a call, and how far its logical worker's streams are."""
 
     request: int
     result: Any
+    streams: list[tuple[int, int]] = []
 
 
 class Progress(Message, frozen=True, tag=7):
@@ -136,6 +210,12 @@ class Start(Message, frozen=True, tag=9):
 
     view: View
     facts: dict[str, Any]
+
+
+class NewView(Message, frozen=True, tag=18):
+    """Scheduler to all: this is how it is from now on; a view is complete, and newer ones win."""
+
+    view: View
 
 
 class Ready(Message, frozen=True, tag=10):
@@ -177,4 +257,9 @@ MESSAGES = (
     Failed,
     Stop,
     Stopped,
+    Replicate,
+    Snapshot,
+    Replicated,
+    Joined,
+    NewView,
 )

@@ -13,6 +13,7 @@ SEGMENTS_PER_SERVER: Final = 64
 SEGMENT_KEYS_MIN: Final = 256
 KEY_SPACE: Final = 2**64
 PROPOSERS_MAX: Final = 2**20
+NOBODY: Final = -1
 
 DTYPES: Final[dict[str, np.dtype[Any]]] = {"f4": np.dtype(np.float32), "f8": np.dtype(np.float64)}
 ROLES: Final = ("scheduler", "server", "worker", "spare")
@@ -121,14 +122,41 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         epoch: number of the view.
         members: the nodes with their roles, in the order of their ids.
-        owners: for each table the owner of each segment, int32 `(segments,)`.
-        actors: the node that acts for each logical worker, in the order of their ids.
+        owners: for each table the owner of each segment, int32 `(segments,)`; `NOBODY` if all
+            who had it are lost.
+        actors: the node that acts for each logical worker, in the order of their ids; `NOBODY`
+            for one that was dropped.
+        copies: for each table the nodes whose copies are in sync, in the order in which they are
+            promoted, int32 `(segments, replicas)`, `NOBODY` in free places.
+        joining: likewise the nodes that get a snapshot, and then every update.
+        since: for each table the epoch of each segment's last change of owner, int64
+            `(segments,)`.
     """
 
     epoch: int
     members: tuple[Member, ...]
     owners: tuple[np.ndarray, ...]
     actors: tuple[int, ...]
+    copies: tuple[np.ndarray, ...] = ()
+    joining: tuple[np.ndarray, ...] = ()
+    since: tuple[np.ndarray, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Without copies, all is as it was in the first view.
+        none = tuple(np.empty((len(owners), 0), np.int32) for owners in self.owners)
+        first = tuple(np.zeros(len(owners), np.int64) for owners in self.owners)
+        for name, default in (("copies", none), ("joining", none), ("since", first)):
+            if len(getattr(self, name)) != len(self.owners):
+                msgspec.structs.force_setattr(self, name, default)
+
+    @property
+    def is_first(self) -> bool:
+        """Return whether the job begins with it: all tables are empty."""
+        return self.epoch < make_epoch(2, 0)
+
+    def member(self, node: int) -> Member | None:
+        """Return a node of the view, or None."""
+        return next((member for member in self.members if member.node == node), None)
 
     def nodes(self, role: str) -> list[int]:
         """Return the ids of the nodes with a role, ascending."""

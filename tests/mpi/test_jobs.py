@@ -47,7 +47,7 @@ def run_here(end: Transport, kind: type[App], config: Config) -> tuple[int, dict
             node = ServerNode(end, time.monotonic, kind, config)
         case _:
             node = WorkerNode(end, time.monotonic, kind, config)
-    code = run_loop(node, Backoff(crowded=True))
+    code = run_loop(node, Backoff(crowded=True)).exit_code
     return code, node.result if isinstance(node, SchedulerNode) else None
 
 

@@ -38,8 +38,7 @@ class Counting(App):
         return {}
 
     def serve(self, stores: Stores) -> int:
-        """Return how often this was called, and add one to the table each time."""
-        stores["w"].update_range(0, 8, np.ones((8, 1)))
+        """Return how often this was called."""
         self.served: int = getattr(self, "served", 0) + 1
         return self.served
 

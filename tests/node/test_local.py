@@ -78,8 +78,9 @@ class ColumnSums(App):
 
     def norm(self, stores: Stores) -> float:
         """Return the sum of absolute values that a server holds."""
-        store = stores["w"]
-        return sum(float(np.abs(store.snapshot(segment)[1]).sum()) for segment in store.held)
+        part = stores["w"]
+        ranges = (part.table.segment_range(segment) for segment in part.held)
+        return sum(float(np.abs(part.read_range(*one)[1]).sum()) for one in ranges)
 
 
 def job(data: Path | None, *settings: str) -> Config:

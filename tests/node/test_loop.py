@@ -65,7 +65,7 @@ class Listener(Node):
 def test_idle_loop_spins_first_then_sleeps_and_ticks_go_on() -> None:
     clock = Clock()
     node = Listener(LoopTransport.world(1)[0], clock, 50)
-    assert run_loop(node, Backoff(clock=clock, sleep=clock.sleep)) == 3
+    assert run_loop(node, Backoff(clock=clock, sleep=clock.sleep)).exit_code == 3
     assert clock.sleeps[0] == FIRST_SLEEP_S
     assert max(clock.sleeps) == 20e-3
     gaps = np.diff(node.ticks)
@@ -110,7 +110,7 @@ def test_idle_loop_wakes_when_somebody_is_due() -> None:
     # By then it sleeps 20 ms at a time.
     clock = Clock()
     node = Sleeper(LoopTransport.world(1)[0], clock, 10**9)
-    assert run_loop(node, Backoff(clock=clock, sleep=clock.sleep)) == 0
+    assert run_loop(node, Backoff(clock=clock, sleep=clock.sleep)).exit_code == 0
     assert 7.7003 <= node.woke < 7.7013
     assert max(clock.sleeps) == 20e-3
 
@@ -216,7 +216,7 @@ def test_scheduler_whose_nodes_never_come_ends_by_itself() -> None:
     clock = Clock()
     transport, config = Deaf(), job(servers=1, workers=1).sized(1)
     node = SchedulerNode(transport, clock, Silent, config, ["scheduler", "server", "worker"])
-    code = run_loop(node, Backoff(clock=clock, sleep=clock.sleep))
+    code = run_loop(node, Backoff(clock=clock, sleep=clock.sleep)).exit_code
     assert code == 70
     assert transport.sent == [1, 2]
     assert "server 1, worker 2 did not answer" in node.result["error"]

@@ -29,7 +29,7 @@ from mpips.testing.checkers import Expected, check_sums
 from mpips.testing.cluster import Simulation
 from mpips.testing.ledger import Ledger, Settings
 from mpips.wire.messages import Call, Pull, Push, PushAck, Return, Values
-from mpips.wire.types import Table
+from mpips.wire.types import Table, make_epoch
 from tests.node.test_calls import Stage
 from tests.paper.cast import Cast
 from tests.sim.jobs import job
@@ -98,7 +98,8 @@ def test_callee_marks_a_task_as_finished_only_with_all_subtasks() -> None:
     ((_, head, payload),) = stage.ends[1].poll()
     push = stage.codec.decode(head, payload)
     assert isinstance(push, Push)
-    stage.ends[1].send(stage.me, *stage.codec.encode(PushAck(request=push.request)))
+    ack = PushAck(request=push.request, incarnation=make_epoch(1, 0))
+    stage.ends[1].send(stage.me, *stage.codec.encode(ack))
     (answer,) = stage.say()
     assert isinstance(answer, Return)
     assert answer.result == "left"

@@ -109,7 +109,7 @@ class Twice(dict[int, Any]):
         return self.entries
 
 
-@pytest.mark.parametrize("counted", ["_hellos", "_ready", "_stopped"])
+@pytest.mark.parametrize("counted", ["_hellos", "_stopped"])
 def test_node_that_is_counted_each_time_it_speaks_is_caught(
     monkeypatch: pytest.MonkeyPatch, counted: str
 ) -> None:

@@ -24,9 +24,10 @@ def run(*words: str) -> int:
 
 
 def test_story_of_a_seed_has_faults_counts_and_checks(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--seed", "3", "--servers", "2", "--workers", "3", "--logical-workers", "4") == 0
+    assert run("--seed", "3", "--servers", "2", "--workers", "3", "--logical-workers", "4",
+               "--spares", "1", "--replicas", "2", "--no-kills") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "seed 3: servers 2, workers 3, logical workers 4"
+    assert lines[0] == "seed 3: servers 2, workers 3, logical workers 4, spares 1, replicas 2"
     assert any(line.startswith("  delay_s") for line in lines)
     assert lines[-5:] == [
         "  ok      the job ends",
@@ -58,7 +59,8 @@ def test_failure_ends_with_1_and_the_command_that_shows_it_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mpips.node.server.ServerMachine", NoDuplicateCheck)
-    assert run("--seed", "3", "--seeds", "4", "--servers", "1", "--workers", "2") == 1
+    assert run("--seed", "3", "--seeds", "4", "--servers", "1", "--workers", "2",
+               "--no-kills") == 1
     *shown, last = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("seed ")
     assert " failed: " in shown[0]
@@ -88,7 +90,7 @@ def test_wrong_options_are_refused(words: list[str], what: str) -> None:
 
 @pytest.mark.slow
 def test_output_is_the_same_in_every_process() -> None:
-    command = [sys.executable, "-m", "mpips", "sim", "--seed", SEED_WITH_COPIES]
+    command = [sys.executable, "-m", "mpips", "sim", "--no-kills", "--seed", SEED_WITH_COPIES]
     outputs = {
         subprocess.run(
             [*command, "--story", "worker 2", "--servers", "1"],

@@ -10,7 +10,7 @@ import pytest
 from mpips.errors import MpipsError, ProtocolError
 from mpips.node.app import App
 from mpips.testing.cluster import Simulation
-from mpips.testing.faults import CALM, Faults, draw_faults
+from mpips.testing.faults import CALM, Faults, draw_faults, draw_kills
 from mpips.testing.network import Network
 from mpips.testing.trial import Shape, Trial, run_trial
 from tests.sim.jobs import Flood, Wrong, job
@@ -78,7 +78,10 @@ def test_seeds_draw_all_kinds_of_faults_and_runs_without() -> None:
     drawn = [draw_faults(np.random.default_rng([seed, 1]), 5) for seed in range(SEEDS)]
     for entry in dataclasses.fields(Faults):
         values = {repr(getattr(faults, entry.name)) for faults in drawn}
-        assert len(values) > 1, entry.name
+        assert len(values) > 1 or entry.name == "kills", entry.name
+    kills = [draw_kills(np.random.default_rng([seed, 2]), 5) for seed in range(SEEDS)]
+    assert {len(one) for one in kills} == {0, 1, 2, 3}
+    assert {node for one in kills for _, node in one} == {1, 2, 3, 4}
     for name in ("tail", "copies", "pauses", "stragglers", "slow_links"):
         share = sum(bool(getattr(faults, name)) for faults in drawn) / SEEDS
         assert 0.3 < share < 0.7, name
@@ -161,4 +164,5 @@ def test_sizes_that_are_given_change_no_other_draw() -> None:
     drawn = run_trial(3)
     given = run_trial(3, drawn.shape)
     assert given.simulation.network.trace == drawn.simulation.network.trace
-    assert run_trial(3, Shape(servers=1, workers=2, logical_workers=3)).shape == Shape(1, 2, 3)
+    shape = Shape(servers=1, workers=2, logical_workers=3, spares=0, replicas=2)
+    assert run_trial(3, shape).shape == shape

@@ -15,16 +15,22 @@ from mpips.wire.messages import (
     Coding,
     Failed,
     Hello,
+    Joined,
     Message,
+    NewView,
     Progress,
     Pull,
     Push,
     PushAck,
     Ready,
+    Replicate,
+    Replicated,
     Return,
+    Snapshot,
     Start,
     Stop,
     Stopped,
+    Takeover,
     Values,
 )
 from mpips.wire.types import Member, View, make_epoch
@@ -56,6 +62,19 @@ def examples(rng: np.random.Generator) -> Iterator[Message]:
     owners = (np.array([1, 2, 1], np.int32), np.empty(0, np.int32))
     members = (Member(0, "scheduler", "a", 1), Member(1, "server", "b", 1))
     yield Start(view=View(make_epoch(1, 0), members, owners, (4, 4, 5)), facts={"folder": "/x"})
+    copies = (np.array([[2], [-1], [2]], np.int32), np.empty((0, 1), np.int32))
+    since = (np.array([1, 2, 2**62], np.int64), np.empty(0, np.int64))
+    view = View(make_epoch(2, 0), members, owners, (4, -1), copies, copies, since)
+    yield NewView(view=view, **head)
+    yield Replicate(request=1, table=0, clock=3, parts=[(0, 7), (1, 9)], slices=slices,
+                    keys=keys, values=values, **head)
+    yield Snapshot(request=1, table=0, slices=slices, numbers=np.ones((2, 3), np.int64),
+                   clocks=np.zeros((2, 3), np.int64), keys=None, rows=values, **head)
+    yield Replicated(request=5, **head)
+    yield Joined(table=1, copy=2, segments=[0, 63])
+    takeover = Takeover([(3, 4), (0, 0)], {"f": {"order": keys}})
+    yield Call(request=1, worker=2, function="f", arguments={}, task=9, takeover=takeover)
+    yield Return(request=1, result=None, streams=[(3, 4), (0, 0)])
     yield Ready(**head)
     yield Failed(exit_code=65, what="line\nline", where="", remedy="")
     yield Stop(exit_code=76)

@@ -1,0 +1,156 @@
+"""The task that is running: whom it was given to, what came back, and who does it again."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mpips.core.machine import Effect, Send
+from mpips.core.task import Task
+from mpips.wire.messages import Call, Return, Takeover
+from mpips.wire.types import NOBODY, View
+
+SERVER: Final = -1
+"""In the place of a logical worker: the call is a server's."""
+
+
+@dataclass(slots=True)
+class Place:
+    """A part of the task: its place in the results, the logical worker, and who runs it."""
+
+    at: int
+    worker: int
+    node: int
+
+
+@dataclass(slots=True)
+class Open:
+    """The task that is running: its open parts by request, and the results of the others.
+
+    `servers` are those that there were when it was given out.
+    """
+
+    task: Task
+    places: dict[int, Place] = field(default_factory=dict)
+    results: dict[int, Any] = field(default_factory=dict)
+    servers: list[int] = field(default_factory=list)
+
+
+class Calling:
+    """Gives tasks to nodes, collects the results, and gives the parts of the dead to others.
+
+    A part that is given out again begins anew: its pushes have the same numbers, so that the
+    servers take each once, whoever's comes first (DESIGN, section 4).
+    """
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self._tasks = 0
+        self._open: Open | None = None
+        # By logical worker: who acts for it as far as it knows, and what that one would tell
+        # whoever comes after it.
+        self._actors: dict[int, int] = {}
+        self._takeovers: dict[int, Takeover] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no task is running."""
+        return self._open is None
+
+    def waiting_for(self) -> list[str]:
+        """Return who has not answered."""
+        if self._open is None:
+            return []
+        return [
+            f"server {place.node}" if place.worker == SERVER else f"worker {place.worker}"
+            for place in self._open.places.values()
+        ]
+
+    def begin(self, task: Task, view: View) -> list[Effect]:
+        """Give a task to those that it is for."""
+        self._tasks += 1
+        self._open = Open(task)
+        for worker, actor in enumerate(view.actors):
+            self._actors.setdefault(worker, actor)
+        return self._give_out(view)
+
+    def take(self, message: Return) -> list[Any] | None:
+        """Take a result, and return all if it was the last one."""
+        if self._open is None or message.request not in self._open.places:
+            return None
+        place = self._open.places.pop(message.request)
+        self._open.results[place.at] = message.result
+        if place.worker != SERVER:
+            known = self._takeovers.get(place.worker)
+            calls = dict(known.calls) if known else {}
+            calls[self._open.task.function] = self._open.task.arguments
+            self._takeovers[place.worker] = Takeover(message.streams, calls)
+        return self._results()
+
+    def move(self, view: View) -> tuple[list[Effect], list[Any] | None]:
+        """Give the parts of dead nodes to others; return all results if none is open any more."""
+        if self._open is None:
+            return [], None
+        alive = {member.node for member in view.members}
+        if self._open.task.group == "servers":
+            # What a server has found before it took over from another is not the whole.
+            if alive.issuperset(self._open.servers):
+                return [], None
+            self._open = Open(self._open.task)
+            return self._give_out(view), None
+        gone = {r: place for r, place in self._open.places.items() if place.node not in alive}
+        effects: list[Effect] = []
+        for request, place in gone.items():
+            actor = view.actors[place.worker]
+            if actor == NOBODY:
+                del self._open.places[request]
+                continue
+            place.node = actor
+            effects.append(self._call(request, place, view))
+        return effects, self._results()
+
+    def stop(self) -> None:
+        """Wait for nobody any more."""
+        self._open = None
+
+    def _give_out(self, view: View) -> list[Effect]:
+        """Give all parts of the open task out."""
+        assert self._open is not None
+        task = self._open.task
+        self._open.servers = view.nodes("server")
+        actors = [(worker, node) for worker, node in enumerate(view.actors) if node != NOBODY]
+        if task.group == "servers":
+            targets = [(SERVER, node) for node in self._open.servers]
+        elif task.only is None:
+            targets = actors
+        else:
+            # If that one was dropped, another one is as good.
+            targets = [next((one for one in actors if one[0] == task.only), actors[0])]
+        effects: list[Effect] = []
+        for at, (worker, node) in enumerate(targets):
+            self.requests += 1
+            place = self._open.places[self.requests] = Place(at, worker, node)
+            effects.append(self._call(self.requests, place, view))
+        return effects
+
+    def _call(self, request: int, place: Place, view: View) -> Send:
+        assert self._open is not None
+        takeover = None
+        if place.worker != SERVER and self._actors[place.worker] != place.node:
+            self._actors[place.worker] = place.node
+            takeover = self._takeovers.get(place.worker, Takeover([], {}))
+        call = Call(
+            epoch=view.epoch,
+            request=request,
+            worker=place.worker,
+            function=self._open.task.function,
+            arguments=self._open.task.arguments,
+            task=self._tasks,
+            takeover=takeover,
+        )
+        return Send(place.node, call)
+
+    def _results(self) -> list[Any] | None:
+        """Return the results in the order of the parts, once all are there."""
+        if self._open is None or self._open.places:
+            return None
+        results, self._open = self._open.results, None
+        return [results[at] for at in sorted(results)]

@@ -1,0 +1,140 @@
+"""A copy's side of replication: updates applied in the order of the owner's log, without gaps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpips.core.held import Held, Parts
+from mpips.core.machine import Effect, Send
+from mpips.core.reading import cut_slices, update_rows, update_slices
+from mpips.core.slicing import Range
+from mpips.wire.messages import Replicate, Replicated, Snapshot
+from mpips.wire.types import KeyArray, ValueArray
+
+
+@dataclass(slots=True)
+class Shipped:
+    """An owner's request, of which `open` slices are not applied yet."""
+
+    source: int
+    request: int
+    open: int
+
+
+@dataclass(slots=True)
+class Entry:
+    """An update of one segment that came before the one that it follows."""
+
+    shipped: Shipped
+    where: KeyArray | Range
+    values: ValueArray
+    clock: int
+    parts: Parts
+
+
+class Copier:
+    """Applies what owners send, each segment's updates in the order of their log numbers.
+
+    What a former owner sends is refused: the owner of the view alone is listened to, and nothing
+    that was sent before its reign began.
+    """
+
+    def __init__(self, node: int) -> None:
+        self.epoch = self.incarnation = self.refused = 0
+        self._node = node
+        # By table and segment, then by log number: what came early.
+        self._early: dict[tuple[int, int], dict[int, Entry]] = {}
+
+    def install(self, helds: Sequence[Held]) -> None:
+        """Forget what former owners have sent, and what is another's business now."""
+        for (table, segment), entries in list(self._early.items()):
+            held = helds[table]
+            sources = {entry.shipped.source for entry in entries.values()}
+            if sources != {held.owner[segment]}:
+                del self._early[table, segment]
+
+    def take_updates(self, held: Held, source: int, message: Replicate) -> list[Effect]:
+        """Apply updates that are the next of their segments, and keep the others for later."""
+        if not self._is_owners(held, source, message):
+            return []
+        logs, level, parts = held.logs, held.level, message.parts
+        # Nearly always all are the next, and the message is one update.
+        if all(s in level and log == logs[s] + 1 for s, log, _, _ in message.slices):
+            update_slices(held.store, message.slices, message.keys, message.values)
+            for segment, log, _, _ in message.slices:
+                logs[segment] = log
+                self._note(held, segment, message.clock, parts)
+            effects: list[Effect] = [self._answer(source, message.request)]
+            for segment, _, _, _ in message.slices if self._early else ():
+                effects += self._apply_next(held, segment)
+            return effects
+        shipped, effects = Shipped(source, message.request, len(message.slices)), []
+        for segment, log, where, values in cut_slices(message.slices, message.keys, message.values):
+            if segment in level and log <= logs[segment]:
+                effects += self._count(shipped)
+                continue
+            # If it comes once more, that one is answered, as it has the same number of slices.
+            early = self._early.setdefault((held.index, segment), {})
+            early[log] = Entry(shipped, where, values, message.clock, parts)
+            effects += self._apply_next(held, segment)
+        return effects
+
+    def take_snapshot(self, held: Held, source: int, message: Snapshot) -> list[Effect]:
+        """Put the state of segments in the place of what was there, unless it is older."""
+        if not self._is_owners(held, source, message):
+            return []
+        effects: list[Effect] = []
+        at = 0
+        for place, (segment, log, _, count) in enumerate(message.slices):
+            keys = None if message.keys is None else message.keys[at : at + count]
+            rows = message.rows[at : at + count]
+            at += count
+            if segment in held.level and log <= held.logs[segment]:
+                continue
+            held.store.load(segment, keys, rows)
+            numbers, clocks = message.numbers[place].tolist(), message.clocks[place].tolist()
+            held.adopt(segment, log, numbers, clocks)
+            held.level.add(segment)
+            effects += self._apply_next(held, segment)
+        return [*effects, self._answer(source, message.request)]
+
+    def _is_owners(self, held: Held, source: int, message: Replicate | Snapshot) -> bool:
+        """Tell whether a message is of the owner of its segments, sent in its reign."""
+        owner, since, epoch = held.owner, held.since, message.epoch
+        is_owners = all(
+            owner[segment] == source and epoch >= since[segment]
+            for segment, _, _, _ in message.slices
+        )
+        self.refused += not is_owners
+        return is_owners
+
+    def _apply_next(self, held: Held, segment: int) -> list[Effect]:
+        """Apply the updates of a segment that follow the last one, as far as they are here."""
+        early = self._early.get((held.index, segment))
+        if early is None or segment not in held.level:
+            return []
+        effects: list[Effect] = []
+        for log in [log for log in early if log <= held.logs[segment]]:
+            effects += self._count(early.pop(log).shipped)
+        while (entry := early.pop(held.logs[segment] + 1, None)) is not None:
+            held.log(segment)
+            update_rows(held.store, entry.where, entry.values)
+            self._note(held, segment, entry.clock, entry.parts)
+            effects += self._count(entry.shipped)
+        if not early:
+            del self._early[held.index, segment]
+        return effects
+
+    def _note(self, held: Held, segment: int, clock: int, parts: Parts) -> None:
+        """Note the numbers and clocks that an update brings."""
+        for stream, number in parts:
+            held.applied[segment][stream] = held.accepted[segment][stream] = number
+        for stream in held.moved(parts):
+            held.clocks.advance(stream, segment, segment + 1, clock)
+
+    def _count(self, shipped: Shipped) -> list[Effect]:
+        shipped.open -= 1
+        return [] if shipped.open else [self._answer(shipped.source, shipped.request)]
+
+    def _answer(self, source: int, request: int) -> Send:
+        answer = Replicated(epoch=self.epoch, incarnation=self.incarnation, request=request)
+        return Send(source, answer)

@@ -1,0 +1,184 @@
+"""What a server keeps of one table beside its values: numbers, clocks, logs, and who waits."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from mpips.core.aggregation import Aggregation, Contribution
+from mpips.core.clock import VectorClock
+from mpips.core.slicing import Range
+from mpips.store.base import Store
+from mpips.wire.messages import Pull, Push
+from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
+
+NEVER: Final = 2**62
+"""Later than any epoch: what this server does not answer for."""
+
+
+Parts = Sequence[tuple[int, int]]
+"""The pushes in an update: stream and number."""
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request whose answer waits: `open` slices of a push, or the marks of a pull."""
+
+    source: int
+    message: Push | Pull
+    since: float
+    open: int = 0
+
+
+@dataclass(slots=True)
+class Change:
+    """An update of one segment that is applied here; `parts` are the pushes in it."""
+
+    segment: int
+    log: int
+    where: KeyArray | Range
+    values: ValueArray
+    clock: int
+    parts: Parts
+
+
+@dataclass(slots=True)
+class Applied:
+    """Updates that are applied here and on their way to `open` copies.
+
+    When all have them, the clocks of `streams` move to `clock` on the segments of `spans`, and
+    `waiters` get on.
+    """
+
+    table: int
+    segments: Sequence[int]
+    spans: Sequence[Range] = ()
+    streams: Sequence[int] = ()
+    clock: int = 0
+    open: int = 0
+    waiters: list[Pending] = field(default_factory=list)
+
+
+class Held:
+    """One table on one server: its segments as owner, and those as copy.
+
+    Args:
+        index: of the table.
+        store: the table's values.
+        streams: number of logical workers.
+
+    Attributes:
+        accepted: by segment, then by stream: the number of the last push accepted.
+        applied: likewise, of the last push applied.
+        logs: by segment: how many updates were applied, here or at owners before.
+        clocks: how far all copies in sync are, on segments that this server owns.
+        reign: by segment: the epoch since which this server owns it, or `NEVER`.
+        owner: by segment: who owns it.
+        since: by segment: the epoch since which that one does.
+        targets: by segment, as owner: the copies that get every update.
+        sync: the segments of which this server is a copy in sync, by its view.
+        level: the segments of which this server, a copy, has what their owner began with.
+        latest: by segment: the last update that is not on all copies yet.
+        active: by stream: whether its logical worker takes part.
+    """
+
+    def __init__(self, index: int, store: Store, streams: int) -> None:
+        self.index, self.store, self.table = index, store, store.table
+        segments = self.table.segments
+        self.accepted = [[0] * streams for _ in range(segments)]
+        self.applied = [[0] * streams for _ in range(segments)]
+        self.logs = [0] * segments
+        self.clocks = VectorClock(segments, streams)
+        self.sums = [Aggregation(streams) for _ in range(segments)] if self.table.aggregate else []
+        # By segment and stream: what came early, by the number before it, and who waits.
+        self.early: dict[tuple[int, int], dict[int, Contribution]] = {}
+        self.unapplied: dict[tuple[int, int], list[tuple[int, Pending]]] = {}
+        self.waiting: list[Pending] = []
+        self.reign = [NEVER] * segments
+        self.owner = [NOBODY] * segments
+        self.since = [0] * segments
+        self.targets: list[tuple[int, ...]] = [()] * segments
+        self.sync: set[int] = set()
+        self.level: set[int] = set()
+        self.latest: dict[int, Applied] = {}
+        self.active = [True] * streams
+
+    def install(self, node: int, view: View) -> list[int]:
+        """Take the roles that a view gives this server, and return the segments it now owns too.
+
+        In the first view all segments are empty, so that copies are level with their owners.
+        """
+        owners, copies, joining, since = (
+            part[self.index] for part in (view.owners, view.copies, view.joining, view.since)
+        )
+        mine = set((owners == node).nonzero()[0].tolist())
+        sync = set((copies == node).any(axis=1).nonzero()[0].tolist())
+        joins = set((joining == node).any(axis=1).nonzero()[0].tolist())
+        before = {segment for segment, epoch in enumerate(self.reign) if epoch != NEVER}
+        is_first = view.is_first
+        assert is_first or mine <= before | self.sync | self.level, "an owner without the values"
+        kept = mine | sync | joins
+        self.store.drop_many([segment for segment in self.store.held if segment not in kept])
+        self.store.hold_many(sorted(kept.difference(self.store.held)))
+        self.sync = sync
+        # A new owner begins a new reign: its copies are level with it after a snapshot.
+        old, self.owner, self.since = self.since, owners.tolist(), since.tolist()
+        changed = {at for at, (a, b) in enumerate(zip(old, self.since, strict=True)) if a != b}
+        self.level = sync.copy() if is_first else self.level.difference(mine, changed)
+        self.reign = [
+            epoch if segment in mine else NEVER for segment, epoch in enumerate(self.since)
+        ]
+        for segment in range(len(self.reign)):
+            alive = {*copies[segment].tolist(), *joining[segment].tolist()} - {NOBODY}
+            targets = copies[segment].tolist() if is_first else self.targets[segment]
+            self.targets[segment] = tuple(t for t in targets if t in alive)
+        self.store.owned = tuple(sorted(mine))
+        self.active = [actor != NOBODY for actor in view.actors] or self.active
+        return sorted(mine - before)
+
+    def moved(self, parts: Parts) -> Sequence[int]:
+        """Return the streams whose clocks an update of these pushes moves.
+
+        Who has contributed nothing to a sum has said by a later push that it will not.
+        """
+        if self.table.aggregate:
+            return range(len(self.active))
+        return [stream for stream, _ in parts] if self.table.has_clocks else ()
+
+    def log(self, segment: int) -> int:
+        """Count an update of a segment, and return its number."""
+        self.logs[segment] += 1
+        return self.logs[segment]
+
+    def has_reached(self, needs: Iterable[tuple[int, int, int]]) -> bool:
+        """Return whether the clocks of all active logical workers have come so far."""
+        return self.clocks.reached(needs, self.active)
+
+    def spans(self, segments: Sequence[int]) -> list[Range]:
+        """Return segments as ranges, ascending."""
+        joined: list[Range] = []
+        for segment in segments:
+            if joined and joined[-1][1] == segment:
+                joined[-1] = (joined[-1][0], segment + 1)
+            else:
+                joined.append((segment, segment + 1))
+        return joined
+
+    def state(self, segment: int, open_updates: Iterable[Applied]) -> tuple[list[int], list[int]]:
+        """Return numbers and clocks of a segment by stream, as they are in its values.
+
+        Clocks here wait for copies; those of updates that are on their way belong to the values.
+        """
+        numbers = list(self.applied[segment])
+        clocks = [clock.least(segment, segment + 1) for clock in self.clocks.clocks]
+        for applied in open_updates:
+            if applied.table == self.index and segment in applied.segments:
+                for stream in applied.streams:
+                    clocks[stream] = max(clocks[stream], applied.clock)
+        return numbers, clocks
+
+    def adopt(self, segment: int, log: int, numbers: Sequence[int], clocks: Sequence[int]) -> None:
+        """Take over what `state` has returned on the owner."""
+        self.logs[segment] = log
+        self.applied[segment], self.accepted[segment] = list(numbers), list(numbers)
+        for stream, clock in enumerate(clocks):
+            self.clocks.advance(stream, segment, segment + 1, clock)

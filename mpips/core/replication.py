@@ -1,0 +1,228 @@
+"""An owner's side of replication: updates and snapshots on their way to copies.
+
+Each update of a segment has a log number and goes to all of the segment's copies. An answer to a
+client waits until all have it, those that are still joining too: so a copy that has taken its
+snapshot misses nothing that was ever acknowledged (OSDI 2014, section 4.4).
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpips.core.held import Applied, Change, Held
+from mpips.core.machine import Effect, Send
+from mpips.core.slicing import REQUEST_BYTES_MAX
+from mpips.wire.messages import Joined, Replicate, Slice, Snapshot
+from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
+
+
+@dataclass(slots=True)
+class Shipment:
+    """A request to a copy; `joins` says that it is a snapshot for a copy that joins."""
+
+    dest: int
+    applied: Applied
+    joins: bool = False
+
+
+class Replicator:
+    """What an owner has sent to copies, until they confirm it.
+
+    Snapshots for joining copies go one after the other, so that they leave room for the rest.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = self.incarnation = 0
+        self._scheduler = 0
+        self._request = 0
+        self._open: dict[int, Shipment] = {}
+        # What copies that join still need: table, node, segments.
+        self._joins: deque[tuple[Held, int, list[int]]] = deque()
+
+    def __len__(self) -> int:
+        """Return the number of open requests."""
+        return len(self._open)
+
+    def install(self, view: View, helds: Sequence[Held], node: int) -> list[Applied]:
+        """Forget who has left, plan who joins, and return the updates that now are everywhere."""
+        self.epoch = view.epoch
+        schedulers = view.nodes("scheduler")
+        self._scheduler = schedulers[0] if schedulers else 0
+        alive = {member.node for member in view.members}
+        finished = []
+        for request, shipment in list(self._open.items()):
+            if shipment.dest not in alive:
+                del self._open[request]
+                finished += self._close(shipment)
+        self._joins.clear()
+        for held in helds:
+            self._plan_joins(held, view.joining[held.index], node)
+        return finished
+
+    def _plan_joins(self, held: Held, joining: np.ndarray, node: int) -> None:
+        wanted: dict[int, list[int]] = {}
+        for segment, nodes in enumerate(joining.tolist()):
+            for copy in nodes:
+                is_new = copy != NOBODY and copy not in held.targets[segment]
+                if is_new and held.owner[segment] == node:
+                    wanted.setdefault(copy, []).append(segment)
+        self._joins.extend((held, copy, segments) for copy, segments in wanted.items())
+
+    # -- Updates ---------------------------------------------------------------------------------
+
+    def ship(
+        self,
+        held: Held,
+        applied: Applied,
+        parts: Sequence[tuple[int, int]],
+        slices: Sequence[Slice],
+        keys: KeyArray | None,
+        values: ValueArray,
+    ) -> list[Effect]:
+        """Send an update of some segments to their copies; `applied.open` counts them.
+
+        The mark of each slice is its log number. Arrays are cut only where copies differ.
+        """
+        where: dict[int, list[int]] = {}
+        for at, (segment, _, _, _) in enumerate(slices):
+            for copy in held.targets[segment]:
+                where.setdefault(copy, []).append(at)
+        if not where:
+            return []
+        cuts = np.cumsum([0, *(count for _, _, _, count in slices)])
+        effects: list[Effect] = []
+        for copy, places in where.items():
+            part_keys, part_values = keys, values
+            if len(places) < len(slices):
+                rows = _rows(cuts, places)
+                part_keys, part_values = None if keys is None else keys[rows], values[rows]
+            message = Replicate(
+                epoch=self.epoch,
+                incarnation=self.incarnation,
+                request=self._begin(copy, applied),
+                table=held.index,
+                clock=applied.clock,
+                parts=list(parts),
+                slices=[slices[at] for at in places],
+                keys=part_keys,
+                values=part_values,
+            )
+            effects.append(Send(copy, message))
+        self._note(held, applied)
+        return effects
+
+    def ship_changes(self, held: Held, applied: Applied, changes: list[Change]) -> list[Effect]:
+        """Send changes of one set of pushes, which were applied one by one."""
+        if not any(held.targets[change.segment] for change in changes):
+            return []
+        are_ranges = any(isinstance(change.where, tuple) for change in changes)
+        slices: list[Slice] = []
+        for change in changes:
+            begin = change.where[0] if isinstance(change.where, tuple) else 0
+            slices.append((change.segment, change.log, begin, len(change.values)))
+        lists = [change.where for change in changes if not isinstance(change.where, tuple)]
+        keys = None if are_ranges else np.concatenate(lists)
+        values = np.concatenate([change.values for change in changes])
+        return self.ship(held, applied, changes[0].parts, slices, keys, values)
+
+    # -- Snapshots -------------------------------------------------------------------------------
+
+    def level(self, held: Held, segments: Iterable[int], copies: np.ndarray) -> list[Effect]:
+        """Send what a new owner begins with to the copies that the view says are in sync."""
+        wanted: dict[int, list[int]] = {}
+        for segment in segments:
+            held.targets[segment] = ()
+            for copy in copies[segment].tolist():
+                if copy != NOBODY:
+                    wanted.setdefault(copy, []).append(segment)
+        effects: list[Effect] = []
+        for copy, left in wanted.items():
+            while left:
+                effects += self._send_snapshot(held, copy, left, joins=False)
+        return effects
+
+    def join_next(self) -> list[Effect]:
+        """Send the next snapshot to a copy that joins, unless one is on its way."""
+        if not self._joins or any(shipment.joins for shipment in self._open.values()):
+            return []
+        held, copy, left = self._joins[0]
+        effects = self._send_snapshot(held, copy, left, joins=True)
+        if not left:
+            self._joins.popleft()
+        return effects
+
+    def _send_snapshot(
+        self, held: Held, copy: int, left: list[int], joins: bool
+    ) -> list[Effect]:
+        """Send as many segments as a message may have, and take them off the list."""
+        slices: list[Slice] = []
+        keys, rows, numbers, clocks, size = [], [], [], [], 0
+        while left and size < REQUEST_BYTES_MAX:
+            segment = left.pop(0)
+            found, state = held.store.snapshot(segment)
+            updates = [shipment.applied for shipment in self._open.values()]
+            applied, reached = held.state(segment, updates)
+            slices.append((segment, held.logs[segment], 0, len(state)))
+            rows.append(state)
+            numbers.append(applied)
+            clocks.append(reached)
+            if found is not None:
+                keys.append(found)
+            size += state.nbytes + 8 * len(state)
+            # From here on the copy gets every update.
+            held.targets[segment] = (*held.targets[segment], copy)
+        applied_now = Applied(held.index, [segment for segment, _, _, _ in slices])
+        message = Snapshot(
+            epoch=self.epoch,
+            incarnation=self.incarnation,
+            request=self._begin(copy, applied_now, joins),
+            table=held.index,
+            slices=slices,
+            numbers=np.array(numbers, np.int64),
+            clocks=np.array(clocks, np.int64),
+            keys=np.concatenate(keys) if keys else None,
+            rows=np.concatenate(rows),
+        )
+        self._note(held, applied_now)
+        return [Send(copy, message)]
+
+    # -- Confirmations ---------------------------------------------------------------------------
+
+    def confirm(self, source: int, request: int) -> tuple[list[Applied], list[Effect]]:
+        """Take a copy's answer; return the updates that now are everywhere, and what follows."""
+        shipment = self._open.get(request)
+        if shipment is None or shipment.dest != source:
+            return [], []
+        del self._open[request]
+        effects: list[Effect] = []
+        if shipment.joins:
+            joined = Joined(
+                epoch=self.epoch,
+                incarnation=self.incarnation,
+                table=shipment.applied.table,
+                copy=source,
+                segments=list(shipment.applied.segments),
+            )
+            effects = [Send(self._scheduler, joined), *self.join_next()]
+        return self._close(shipment), effects
+
+    def _begin(self, copy: int, applied: Applied, joins: bool = False) -> int:
+        self._request += 1
+        self._open[self._request] = Shipment(copy, applied, joins)
+        applied.open += 1
+        return self._request
+
+    def _close(self, shipment: Shipment) -> list[Applied]:
+        shipment.applied.open -= 1
+        return [] if shipment.applied.open else [shipment.applied]
+
+    def _note(self, held: Held, applied: Applied) -> None:
+        for segment in applied.segments:
+            held.latest[segment] = applied
+
+
+def _rows(cuts: np.ndarray, places: list[int]) -> np.ndarray:
+    """Return the rows of some slices of an array that slices cut in order."""
+    return np.concatenate([np.arange(cuts[at], cuts[at + 1]) for at in places])
