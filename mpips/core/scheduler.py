@@ -226,13 +226,13 @@ class SchedulerMachine(Machine):
 
     def lose(self, now: float, nodes: Collection[int]) -> list[Effect]:
         """Go on without some nodes, which are dead or as good as dead."""
-        dead = sorted(set(nodes).intersection(self._expected))
+        # Who has stopped may leave.
+        dead = sorted(set(nodes).intersection(self._expected).difference(self._stopped))
         if not dead or self.state == "ended":
             return []
         names = [f"{self._expected[node]} {node}" for node in dead]
         for node in dead:
             del self._expected[node]
-            self._stopped.pop(node, None)
         self._dead.update(dead)
         if self.state == "stopping":
             return self._end() if self._all(self._stopped) else []

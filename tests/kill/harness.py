@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mpips.node import surroundings
-from mpips.node.folder import CONFIG
+from mpips.node.folder import CONFIG, METRICS
 from mpips.node.log import STACK_SIGNAL
 from mpips.node.ranks import Rank, read_ranks
 from tests.kill import app
@@ -24,7 +24,8 @@ from tests.kill.judge import judge
 from tests.kill.plans import HANGS, KILL, RIGHT, WRONG, Plan, Strike
 from tests.run.jobs import environment, processes_of, write_rows
 
-PATIENCE_S, LEAVING_S, ENDING_S = 45.0, 5.0, 10.0
+START_S, PATIENCE_S, LEAVING_S, ENDING_S = 120.0, 45.0, 5.0, 10.0
+STACK_LINES = 12
 LOOK_S = 0.002
 MODEL = "tests.kill.app:KeptLedger"
 
@@ -82,11 +83,12 @@ class Job:
         self.ranks: dict[int, Rank] = {}
         self.victims: set[int] = set()
         self._shared: set[Path] = set()
-        self._settings = [*plan.settings(), *settings]
+        self._settings = settings
 
     def __enter__(self) -> "Job":
         write_rows(self.home / "rows.h5", rows=20)
-        command = [sys.executable, "-m", "mpips", "train", "rows.h5", "--model", MODEL]
+        (self.home / "job.toml").write_text(self.plan.config(), "utf-8")
+        command = [sys.executable, "-m", "mpips", "train", "job.toml", "--model", MODEL]
         command += ["--out", str(self.folder)]
         command += [word for setting in self._settings for word in ("--set", setting)]
         self.began = time.monotonic()
@@ -127,13 +129,12 @@ class Job:
 
     def await_work(self) -> bool:
         """Learn who has which role and process, once some of the work is done."""
-        count = 1 + self.plan.servers + self.plan.workers
 
         def is_working() -> bool:
             self.ranks = read_ranks(self.folder)
-            return len(self.ranks) == count and self.share() > 0
+            return len(self.ranks) == self.plan.ranks and self.share() > 0
 
-        if not self.until(is_working, PATIENCE_S):
+        if not self.until(is_working, START_S):
             return False
         self._shared = {path for rank in self.ranks.values() for path in shared(rank.process)}
         return True
@@ -149,10 +150,16 @@ class Job:
 
     def await_moment(self, strike: Strike) -> bool:
         """Wait until a strike is due; return False if the job is over before."""
+        if strike.healed and not self.until(self.is_healed, PATIENCE_S):
+            return False
         if strike.after_s:
             self.until(lambda: False, strike.after_s)
             return self.launcher.poll() is None
         return self.until(lambda: self.share() >= strike.share, PATIENCE_S)
+
+    def is_healed(self) -> bool:
+        """Return whether the scheduler has said that there are as many copies as there can be."""
+        return '"kind": "copies"' in (self.folder / METRICS).read_text("utf-8")
 
     def strike(self, strike: Strike) -> str:
         """Send a signal to some ranks, and return what was done."""
@@ -177,8 +184,10 @@ class Job:
                 asked[number] = log, log.stat().st_size
                 os.kill(rank.process, STACK_SIGNAL)
         time.sleep(0.5)
-        return {number: log.read_bytes()[size:].decode("utf-8", "replace")
+        said = {number: log.read_bytes()[size:].decode("utf-8", "replace").splitlines()
                 for number, (log, size) in asked.items()}
+        # The innermost places tell most, and come first.
+        return {number: "\n".join(lines[:STACK_LINES]) for number, lines in said.items()}
 
     def fates(self) -> list[str]:
         """Return what has become of each rank, and what it said last."""

@@ -4,22 +4,16 @@ import pickle
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mpips.config import load
 from mpips.errors import RanksLostError
 from mpips.node.folder import CONFIG, read_result
-from mpips.testing.checkers import (
-    EXAMPLES_MAX,
-    Expected,
-    check_calls,
-    check_looks,
-    check_once,
-    check_sums,
-    digits,
-)
+from mpips.testing.checkers import CHECKS, EXAMPLES_MAX, Expected, digits
 from tests.kill import app
 from tests.kill.plans import LOST, RIGHT, WRONG, Plan
+
+NAMES: Final = r"\b(?:rank|node|scheduler|server|worker|spare) (\d+)"
 
 
 def judge(plan: Plan, folder: Path, victims: Collection[int], code: int) -> tuple[str, list[str]]:
@@ -42,28 +36,27 @@ def judge(plan: Plan, folder: Path, victims: Collection[int], code: int) -> tupl
         return LOST, wrong + check_names(result["error"], victims)
     if result["status"] != "done" or result["exit_code"] != 0:
         return WRONG, [*wrong, f"it ended with {result['exit_code']}: {result['error']}"]
-    wrong += check_facts(plan, folder, victims)
+    wrong += check_facts(folder, result["counters"])
+    # A death that nobody has noticed was not survived, and one that was not there is a mistake.
+    if result["counters"]["deaths"] != len(victims):
+        wrong.append(f"{len(victims)} were killed, and {result['counters']['deaths']} called dead")
     return (WRONG if wrong else RIGHT), wrong
 
 
 def check_names(error: str, victims: Collection[int]) -> list[str]:
     """Return which ranks an error names that are well; an error has to name one that is dead."""
-    named = {int(number) for number in re.findall(r"\brank (\d+)", error)}
+    named = {int(number) for number in re.findall(NAMES, error)}
     if not named & set(victims):
         return [f"killed were {sorted(victims)}, and not one of them is named: {error}"]
     return [f"rank {rank} is called lost, and was not killed" for rank in named - set(victims)]
 
 
-def check_facts(plan: Plan, folder: Path, victims: Collection[int]) -> list[str]:
+def check_facts(folder: Path, counters: dict[str, int]) -> list[str]:
     """Return what does not hold in the ledger of a job that has ended well."""
     facts: dict[str, Any] = pickle.loads((folder / app.FACTS).read_bytes())
-    settings = app.settings_of(folder)
-    expected = Expected(settings, load(folder / CONFIG))
-    dead = {role for strike in plan.strikes for role, _ in strike.targets} if victims else set()
-    wrong = check_once(expected, facts) + check_sums(expected, facts)
-    wrong += check_looks(expected, facts, servers_die="server" in dead)
-    if "server" not in dead:
-        wrong += check_calls(expected, facts)
+    facts["counters"] = counters
+    expected = Expected(app.settings_of(folder), load(folder / CONFIG))
+    wrong = [line for check in CHECKS.values() for line in check(expected, facts)]
     for worker in range(expected.workers):
         wrong += check_acknowledged(expected, facts, worker, app.finished(folder, worker))
     return wrong

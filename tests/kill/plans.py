@@ -23,16 +23,19 @@ class Strike:
         targets: who gets it, all at the same time.
         share: of all pushes, how many are acknowledged when it comes; counts where `after_s` is 0.
         after_s: how long after the strike before it comes.
+        healed: it also waits until the scheduler has said that all copies are there again.
     """
 
     number: signal.Signals
     targets: tuple[Who, ...]
     share: float = 0.0
     after_s: float = 0.0
+    healed: bool = False
 
     def __str__(self) -> str:
         who = " and ".join(f"{role} #{place}" for role, place in self.targets)
         when = f"after {self.after_s:.3f} s" if self.after_s else f"at {self.share:.0%}"
+        when += " and all copies are there again" if self.healed else ""
         return f"{self.number.name} {who} {when}"
 
 
@@ -45,7 +48,9 @@ class Plan:
         seed: decides everything.
         servers: ranks that are servers at the start.
         workers: ranks that are workers at the start.
+        spares: ranks that wait.
         logical_workers: their number.
+        replicas: copies beside that at the owner.
         expected: how the job must end, a word of `OUTCOMES`.
         strikes: what is done, in order.
     """
@@ -54,19 +59,29 @@ class Plan:
     seed: int
     servers: int
     workers: int
+    spares: int
     logical_workers: int
+    replicas: int
     expected: str
     strikes: tuple[Strike, ...]
 
-    def settings(self) -> list[str]:
-        """Return the settings of the job."""
-        return [f"run.{name}={getattr(self, name)}"
-                for name in ("servers", "workers", "logical_workers")] + [f"run.seed={self.seed}"]
+    @property
+    def ranks(self) -> int:
+        """Return how many ranks the job has."""
+        return 1 + self.servers + self.workers + self.spares
+
+    def config(self) -> str:
+        """Return the job's config."""
+        names = ("servers", "workers", "spares", "logical_workers", "seed")
+        sizes = [f"{name} = {getattr(self, name)}" for name in names]
+        return "\n".join([f"replicas = {self.replicas}", "[run]", *sizes, "[data]",
+                          'train = "rows.h5"', ""])
 
     def __str__(self) -> str:
         done = "; ".join(map(str, self.strikes)) or "nothing"
         return (f"{self.kind}, seed {self.seed}: {self.servers} servers, {self.workers} workers,"
-                f" {self.logical_workers} logical: {done}")
+                f" {self.spares} spares, {self.logical_workers} logical, {self.replicas} replicas:"
+                f" {done}")
 
 
 RIGHT, LOST, WRONG, HANGS = OUTCOMES = ("right", "lost", "wrong", "hangs")
@@ -85,6 +100,10 @@ def _worker(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
     return [_strike(random, job, "worker")]
 
 
+def _spare(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    return [_strike(random, job, "spare")]
+
+
 def _scheduler(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
     return [_strike(random, job, "scheduler")]
 
@@ -93,6 +112,11 @@ def _two(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
     """A server and a worker at once."""
     targets = (_draw(random, job, "server"), _draw(random, job, "worker"))
     return [Strike(KILL, targets, _share(random))]
+
+
+def _servers(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    """Two servers at once."""
+    return [Strike(KILL, tuple(_draw_two(random, job, "server")), _share(random))]
 
 
 def _during(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
@@ -105,8 +129,8 @@ def _during(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
 def _after(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
     """A server, and another one just after the first has been replaced."""
     first, second = _draw_two(random, job, "server")
-    return [Strike(KILL, (first,), _share(random)),
-            Strike(KILL, (second,), after_s=float(random.uniform(0.1, 0.6)))]
+    return [Strike(KILL, (first,), 0.6 * _share(random)),
+            Strike(KILL, (second,), after_s=float(random.uniform(0.001, 0.1)), healed=True)]
 
 
 def _pause(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
@@ -118,33 +142,50 @@ def _pause(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of plans: how its strikes are drawn, and how its jobs must end."""
+    """A kind of plans.
+
+    Attributes:
+        draw: draws the strikes.
+        expected: how its jobs must end.
+        servers: least and largest number of servers.
+        spares: least and largest number of spares.
+        replicas: copies beside that at the owner.
+    """
 
     draw: Callable[[np.random.Generator, dict[str, int]], list[Strike]]
-    expected: str
+    expected: str = RIGHT
+    servers: tuple[int, int] = (2, 3)
+    spares: tuple[int, int] = (0, 1)
+    replicas: int = 1
 
 
+# All copies of a segment die where two servers with one replica do.
 KINDS: Final[dict[str, Kind]] = {
-    "calm": Kind(_calm, RIGHT),
-    "pause": Kind(_pause, RIGHT),
-    "server": Kind(_server, LOST),
-    "worker": Kind(_worker, LOST),
+    "calm": Kind(_calm),
+    "pause": Kind(_pause),
+    "server": Kind(_server),
+    "worker": Kind(_worker),
+    "spare": Kind(_spare, spares=(1, 2)),
     "scheduler": Kind(_scheduler, LOST),
-    "two": Kind(_two, LOST),
-    "during": Kind(_during, LOST),
-    "after": Kind(_after, LOST),
+    "two": Kind(_two),
+    "servers": Kind(_servers, servers=(3, 4), replicas=2),
+    "during": Kind(_during, servers=(3, 4), replicas=2),
+    "after": Kind(_after, servers=(3, 3)),
+    "both": Kind(_servers, LOST, servers=(2, 2)),
 }
 
 
 def draw_plan(kind: str, seed: int) -> Plan:
     """Return the plan of a kind that a seed gives; each kind has a stream of its own."""
-    name = int.from_bytes(hashlib.sha256(kind.encode()).digest()[:8], "little")
+    name, chosen = int.from_bytes(hashlib.sha256(kind.encode()).digest()[:8], "little"), KINDS[kind]
     random = np.random.default_rng([seed, name])
-    job = {"servers": int(random.integers(2, 4)), "workers": int(random.integers(2, 4))}
+    job = {"servers": int(random.integers(*chosen.servers, endpoint=True)),
+           "workers": int(random.integers(2, 4)),
+           "spares": int(random.integers(*chosen.spares, endpoint=True))}
     logical_workers = job["workers"] + int(random.integers(0, 2))
-    strikes = KINDS[kind].draw(random, job)
-    return Plan(kind, seed, **job, logical_workers=logical_workers,
-                expected=KINDS[kind].expected, strikes=tuple(strikes))
+    strikes = chosen.draw(random, job)
+    return Plan(kind, seed, **job, logical_workers=logical_workers, replicas=chosen.replicas,
+                expected=chosen.expected, strikes=tuple(strikes))
 
 
 def _share(random: np.random.Generator) -> float:

@@ -103,12 +103,16 @@ def test_last_role_that_a_rank_has_had_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_demo_that_kills_a_worker_says_so(tmp_path: Path) -> None:
-    done = mpips(tmp_path, "demo", "--kill", "worker", "--workers", "2", "--servers", "1",
-                 "--out", "out")
-    assert done.code == 76, done.err
-    [line] = [line for line in done.out.splitlines() if line.startswith("kill ")]
-    assert line.startswith("kill   worker 1 (rank 1, process ")
-    assert "worker, rank 1" in done.err
-    assert result_of(tmp_path / "out")["exit_code"] == 76
+@pytest.mark.parametrize(("victim", "number"), [("worker", 1), ("server", 4)])
+def test_demo_goes_on_without_the_rank_that_it_kills(
+    victim: str, number: int, tmp_path: Path
+) -> None:
+    done = mpips(tmp_path, "demo", "--kill", victim, "--workers", "2", "--servers", "2",
+                 "--set", "run.spares=1", "--out", "out")
+    assert done.code == 0, done.out + done.err
+    lines = [line for line in done.out.splitlines() if line.startswith(("kill ", "lost ", "view "))]
+    assert lines[0].startswith(f"kill   {victim} {number} (rank {number}, process ")
+    assert lines[1].split() == ["lost", "died", victim, str(number)]
+    assert "is a " + victim + " now" in lines[2]
+    assert result_of(tmp_path / "out")["converged"]
     assert processes_of(str(tmp_path)) == []

@@ -16,6 +16,7 @@ from tests.run.jobs import processes_of
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS)
 def test_job_ends_as_it_must(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     report = run_plan(draw_plan(kind, request.config.getoption("--seed")), tmp_path / "job")
@@ -29,7 +30,8 @@ def test_job_ends_as_it_must(kind: str, request: pytest.FixtureRequest, tmp_path
 def test_job_that_hangs_says_where_and_leaves_no_process(tmp_path: Path) -> None:
     # A server is stopped, for longer than the harness waits.
     strikes = (Strike(STOP, (("server", 0),), share=0.1),)
-    plan = Plan("stop", 1, 1, 1, 1, HANGS, strikes)
+    plan = Plan("stop", seed=1, servers=1, workers=1, spares=0, logical_workers=1, replicas=0,
+                expected=HANGS, strikes=strikes)
     report = run_plan(plan, tmp_path / "job", patience_s=1.0)
     assert report.is_as_expected, str(report)
     assert {name.partition(" ")[0]: ": stopped" in name for name in report.ranks} == {
@@ -44,7 +46,8 @@ def test_seed_draws_the_same_plan_with_ranks_that_are_there(kind: str) -> None:
     for seed in range(200):
         plan = draw_plan(kind, seed)
         assert plan == draw_plan(kind, seed)
-        sizes = {"server": plan.servers, "worker": plan.workers, "scheduler": 1}
+        sizes = {"server": plan.servers, "worker": plan.workers, "spare": plan.spares,
+                 "scheduler": 1}
         assert all(0 <= place < sizes[role]
                    for strike in plan.strikes for role, place in strike.targets)
     assert len({str(draw_plan(kind, seed)) for seed in range(200)}) > 190
