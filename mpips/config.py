@@ -107,10 +107,14 @@ class Recovery(Section, frozen=True, kw_only=True):
             with ULFM); "restart": the job ends with exit code 76.
         worker: what becomes of a dead worker's part of the data: "replace": a spare takes it, or
             else the other workers do; "spread": they do at once; "drop": it is left out.
+        silence_s: after how many seconds without a sign of life a rank is taken for stopped, and
+            killed. Long computations are signs of life. Smaller: the job waits less for a rank
+            that hangs, and more easily loses one on a machine that is too busy.
     """
 
     mode: Literal["in-place", "restart"] = "in-place"
     worker: Literal["replace", "spread", "drop"] = "replace"
+    silence_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
 
 
 class Config(Section, frozen=True, kw_only=True):

@@ -72,6 +72,7 @@ def _run_many(first: int, count: int, shape: "Shape", has_kills: bool) -> int:
         totals["copies"] += simulation.network.copies
         totals["pauses"] += simulation.pauses
         totals["deaths"] += len(simulation.dead)
+        totals["left behind"] += len(simulation.scheduler.machine.dead - simulation.dead)
         totals["ended with 76"] += bool(trial.excuse)
         for name in COUNTED:
             totals[name.removeprefix("server_").replace("_", " ")] += trial.counters[name]

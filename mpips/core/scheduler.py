@@ -3,6 +3,7 @@
 It is OSDI's task scheduler and server manager in one: it learns of deaths, and makes the views.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
@@ -10,11 +11,14 @@ from mpips.core.calling import Calling
 from mpips.core.machine import Effect, End, Machine, Report, Send
 from mpips.core.membership import Change, admit, fail_over, first_view, missing_copies
 from mpips.core.task import Plan
+from mpips.core.watch import Watch
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.wire.messages import (
+    Beat,
     Failed,
     Hello,
     Joined,
+    Kill,
     Message,
     NewView,
     Progress,
@@ -40,6 +44,8 @@ class SchedulerMachine(Machine):
         prepare: gives the tables and the plan, once the facts of the data are known.
         replicas: copies wanted of each segment, beside its owner's.
         policy: what becomes of dead workers' logical workers; see `membership.fail_over`.
+        silence_s: after which silence a node is suspected to have stopped.
+        host: its own.
     """
 
     def __init__(
@@ -50,6 +56,8 @@ class SchedulerMachine(Machine):
         prepare: Callable[[dict[str, Any]], tuple[Sequence[Table], Plan]],
         replicas: int = 0,
         policy: str = "replace",
+        silence_s: float = math.inf,
+        host: str = "",
     ) -> None:
         super().__init__(node)
         self.state = "forming"
@@ -66,16 +74,23 @@ class SchedulerMachine(Machine):
         self._tables: Sequence[Table] = ()
         self._calling = Calling()
         self._dead: set[int] = set()
+        self._watch, self._host = Watch(silence_s), host
         self._joins: dict[tuple[int, int], set[int]] = {}
         self._incomplete_since: float | None = None
         self._progress: dict[int, Progress] = {}
         self._deadline: float | None = None
         self._exit_code = 0
 
+    @property
+    def dead(self) -> frozenset[int]:
+        """Return the nodes that the job goes on without."""
+        return frozenset(self._dead)
+
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take a message of a node and return what follows."""
         if source in self._dead:
             return []
+        self._watch.heard(now, source)
         if source not in self._expected:
             raise ProtocolError(f"a {type(message).__name__} from node {source}, which is unknown")
         match message:
@@ -83,7 +98,7 @@ class SchedulerMachine(Machine):
                 return self._step_hello(now, source, message)
             case Ready() if self.state == "starting":
                 self._ready.add(source)
-                return self._advance(now, None, first=True) if self._all(self._ready) else []
+                return self._begin(now) if self._all(self._ready) else []
             case Return() if self.state == "running":
                 return self._step_return(now, message)
             case Progress():
@@ -101,14 +116,17 @@ class SchedulerMachine(Machine):
             case Joined():
                 self._step_joined(source, message)
                 return []
+            case Beat():
+                self.see(now, message.moved)
+                return []
             case Hello() | Ready() | Return() | Stopped():
                 return []
         raise ProtocolError(f"scheduler: no step for {type(message).__name__}")
 
     def tick(self, now: float) -> list[Effect]:
-        """Give up on nodes that do not come, or do not go, in time; admit copies."""
+        """Give up on nodes that do not come, or do not go, in time; admit copies; watch."""
         if self.state == "running":
-            return self._admit(now) if self._joins else []
+            return (self._admit(now) if self._joins else []) + self._suspect(now)
         if self._deadline is None:
             self._deadline = now + FORMING_S_MAX
         if now < self._deadline or self.state == "ended":
@@ -189,7 +207,7 @@ class SchedulerMachine(Machine):
 
     def _first_view(self) -> View:
         epoch = make_epoch(1, self.node)
-        members = [Member(self.node, "scheduler", "", epoch)]
+        members = [Member(self.node, "scheduler", self._host, epoch)]
         for node, hello in self._hellos.items():
             members.append(Member(node, hello.role, hello.host, epoch))
         return first_view(epoch, members, self._tables, self._logical_workers, self._replicas)
@@ -198,6 +216,13 @@ class SchedulerMachine(Machine):
         return len(nodes) == len(self._expected)
 
     # -- Running ---------------------------------------------------------------------------------
+
+    def _begin(self, now: float) -> list[Effect]:
+        """Watch all nodes, and run the plan."""
+        assert self.view is not None
+        pulses = {node: hello.has_pulse for node, hello in self._hellos.items()}
+        self._watch.begin(now, self.view.members, {self.node: True, **pulses})
+        return self._advance(now, None, first=True)
 
     def _advance(self, now: float, results: list[Any] | None, first: bool = False) -> list[Effect]:
         """Run the plan up to its next task."""
@@ -233,6 +258,7 @@ class SchedulerMachine(Machine):
         names = [f"{self._expected[node]} {node}" for node in dead]
         for node in dead:
             del self._expected[node]
+            self._watch.remove(node)
         self._dead.update(dead)
         if self.state == "stopping":
             return self._end() if self._all(self._stopped) else []
@@ -281,6 +307,24 @@ class SchedulerMachine(Machine):
             to = "nobody" if node == NOBODY else f"node {node}"
             facts[f"logical_worker_{worker}"] = f"to {to}"
         return facts
+
+    def see(self, now: float, alive: Collection[int]) -> None:
+        """Note nodes whose processes somebody has seen alive."""
+        for node in alive:
+            self._watch.heard(now, node)
+
+    def _suspect(self, now: float) -> list[Effect]:
+        """Have silent nodes killed, and go on without those that nobody could kill."""
+        suspicions, given_up = self._watch.tick(now)
+        epoch = self.view.epoch if self.view else 0
+        effects: list[Effect] = []
+        for suspicion in suspicions:
+            name = f"{self._expected[suspicion.node]} {suspicion.node}"
+            self.tell(now, "suspect", name)
+            effects.append(Report("silent", {"suspected": name}))
+            order = Kill(epoch=epoch, node=suspicion.node)
+            effects += [Send(mate, order) for mate in suspicion.mates]
+        return effects + (self.lose(now, given_up) if given_up else [])
 
     def _step_joined(self, source: int, message: Joined) -> None:
         """Note the segments that a copy has, if their owner says so."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from mpips import __version__
 from mpips.config import Config
-from mpips.errors import LaunchError, MpipsError
+from mpips.errors import LaunchError, MpipsError, OutputError
 from mpips.node import kernels, mpirun, surroundings
 from mpips.node.app import App, check_model
 from mpips.node.console import Console, show_count
@@ -30,6 +30,7 @@ from mpips.node.local import MEMBERS
 from mpips.node.log import open_log
 from mpips.node.loop import Node, run_loop
 from mpips.node.member import Member
+from mpips.node.pulse import Pulse, shared_path
 from mpips.node.roles import assign_roles, size_config
 from mpips.node.scheduler import SchedulerNode
 from mpips.transport.backoff import Backoff
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HOST_BYTES = 64
+HOST_BYTES, TOKEN_BYTES = 64, 8
 
 
 def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
@@ -117,13 +118,16 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
 
     comm = mpi.COMM_WORLD
     run = config.run
-    roles = assign_roles(_hosts(comm), run.servers, max(1, run.workers), run.spares)
+    hosts, token = _hosts(comm)
+    roles = assign_roles(hosts, run.servers, max(1, run.workers), run.spares)
     config = size_config(config, len(roles))
     config = check_model(kind, config)
     transport = MPITransport(comm)
     role = roles[transport.node]
     if role != "scheduler":
-        return MEMBERS[role](transport, time.monotonic, kind, config)
+        member = MEMBERS[role](transport, time.monotonic, kind, config)
+        member.pulse = _start_pulse(token, transport.node, len(roles))
+        return member
     console = Console(time.monotonic())
     try:
         folder = RunFolder(choose_folder(config), config)
@@ -135,7 +139,23 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
     console.say(_first_lines(mpi, config, name, folder))
     open_log(folder.path, transport.node)
     log.info("scheduler 0 on %s, process %d", socket.gethostname(), os.getpid())
-    return SchedulerNode(transport, time.monotonic, kind, config, roles, folder, console)
+    node = SchedulerNode(transport, time.monotonic, kind, config, roles, folder, console)
+    node.pulse = _start_pulse(token, transport.node, len(roles))
+    return node
+
+
+def _start_pulse(token: str, node: int, size: int) -> Pulse | None:
+    """Let the others on this host see that this process is alive; None if that cannot be."""
+    # Without ULFM nobody is killed, or left behind.
+    if not has_recovery():
+        return None
+    try:
+        pulse = Pulse(shared_path(token), node, size)
+    except OutputError as error:
+        log.warning("stopped ranks will not be noticed: %s", error)
+        return None
+    pulse.start()
+    return pulse
 
 
 def _first_lines(mpi: ModuleType, config: Config, name: str, folder: RunFolder) -> str:
@@ -161,14 +181,16 @@ def _warn_of_deaths(library: str) -> str:
             f" Start instead: {whose}{mpirun.WITH_RECOVERY}")
 
 
-def _hosts(comm: "MPI.Comm") -> list[str]:
-    """Return the host name of each rank; the one collective of a job's life."""
-    mine = np.zeros(HOST_BYTES, dtype=np.uint8)
+def _hosts(comm: "MPI.Comm") -> tuple[list[str], str]:
+    """Return the host name of each rank, and the job's token; the one collective of its life."""
+    mine = np.zeros(HOST_BYTES + TOKEN_BYTES, dtype=np.uint8)
     name = socket.gethostname().encode()[:HOST_BYTES]
     mine[: len(name)] = list(name)
-    all_names = np.empty((comm.Get_size(), HOST_BYTES), dtype=np.uint8)
-    comm.Allgather(mine, all_names)
-    return [bytes(row).rstrip(b"\0").decode() for row in all_names]
+    mine[HOST_BYTES:] = list(os.urandom(TOKEN_BYTES))
+    everybodys = np.empty((comm.Get_size(), len(mine)), dtype=np.uint8)
+    comm.Allgather(mine, everybodys)
+    names = [bytes(row[:HOST_BYTES]).rstrip(b"\0").decode() for row in everybodys]
+    return names, everybodys[0, HOST_BYTES:].tobytes().hex()
 
 
 def _local_rank(mpi: ModuleType) -> int:

@@ -6,7 +6,7 @@ import socket
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mpips.config import Config
 from mpips.core.machine import Effect
@@ -20,9 +20,11 @@ from mpips.node.log import open_log
 from mpips.node.loop import Node
 from mpips.transport.base import Transport
 from mpips.wire.messages import (
+    Beat,
     Call,
     Failed,
     Hello,
+    Kill,
     Message,
     NewView,
     Ready,
@@ -37,13 +39,28 @@ log = logging.getLogger(__name__)
 
 SCHEDULER = 0
 NEVER = 2**62
+BEAT_S = 1.0
 FLUSH_S = 10.0
+
+
+class Pulses(Protocol):
+    """What tells of the processes on this host; `mpips.node.pulse.Pulse` is it."""
+
+    def moved(self) -> list[int]:
+        """Return the nodes whose processes have been alive since the last call."""
+
+    def kill(self, node: int) -> bool:
+        """Kill the process of a node, and return whether there was one."""
+
+    def remove(self) -> None:
+        """Remove what the processes have found each other by."""
 
 
 class Member(Node):
     """A node that takes part in a scheduler's job.
 
     Attributes:
+        pulse: tells which processes on this host are alive; None: nothing does.
         is_fenced: whether the others go on without this node, though it lives.
 
     Args:
@@ -70,6 +87,8 @@ class Member(Node):
         self._members: dict[int, int] = {}
         self._parked: list[tuple[int, Message]] = []
         self._refused = self._parkings = 0
+        self.pulse: Pulses | None = None
+        self._next_beat = 0.0
 
     def turn(self) -> bool:
         """Take what has come, and tell the scheduler if that fails."""
@@ -108,6 +127,9 @@ class Member(Node):
             case NewView(view=view):
                 if view.epoch > self._epoch:
                     self._change_view(view)
+            case Kill(node=node):
+                done = self.pulse is not None and self.pulse.kill(node)
+                log.warning("node %d is silent; killed here: %s", node, done)
             case Call() if self._calls.take(message):
                 log.info("call %d: %s", message.request, message.function)
                 self.call(message)
@@ -149,6 +171,12 @@ class Member(Node):
     def name(self) -> str:
         """Return what people call this node."""
         return f"{self.role} {self.transport.node} on {socket.gethostname()}"
+
+    def tick(self, now: float) -> None:
+        """Tell the scheduler who is alive on this host, now and then."""
+        if self.pulse is not None and self._epoch and now >= self._next_beat:
+            self._next_beat = now + BEAT_S
+            self.send(SCHEDULER, Beat(epoch=self._epoch, moved=self.pulse.moved()))
 
     def answer(
         self, request: int, result: Any, streams: Sequence[tuple[int, int]] = ()
@@ -192,11 +220,20 @@ class Member(Node):
         except MpipsError as error:
             self.fail(error)
             return
-        hello = Hello(role=self.role, host=socket.gethostname(), process=os.getpid(), facts=facts)
+        hello = Hello(
+            role=self.role,
+            host=socket.gethostname(),
+            process=os.getpid(),
+            facts=facts,
+            has_pulse=self.pulse is not None,
+        )
         self.send(SCHEDULER, hello)
 
     def _start(self, view: View, facts: dict[str, Any]) -> None:
         self.enter(view, facts)
+        # All have found the shared memory: what is left of it goes with the processes.
+        if self.pulse is not None:
+            self.pulse.remove()
         self.send(SCHEDULER, Ready(epoch=self._epoch))
         self._unpark()
 

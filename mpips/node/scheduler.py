@@ -1,10 +1,12 @@
 """The scheduler's node: runs the plan, shows it to the user, and writes the result."""
 
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 from mpips.config import Config
 from mpips.core.machine import Effect, End, Report
+from mpips.core.predicate import find_predicate
 from mpips.core.scheduler import SchedulerMachine
 from mpips.core.task import Plan
 from mpips.errors import ProtocolError, RanksLostError
@@ -14,8 +16,9 @@ from mpips.node.console import Console, show
 from mpips.node.failure import explain_failure
 from mpips.node.folder import RunFolder
 from mpips.node.loop import Node
+from mpips.node.member import BEAT_S, Pulses
 from mpips.transport.base import Transport
-from mpips.wire.messages import Hello, Message
+from mpips.wire.messages import Hello, Kill, Message
 from mpips.wire.types import Table
 
 STALL_S = 60.0
@@ -60,7 +63,11 @@ class SchedulerNode(Node):
             self._prepare,
             min(config.replicas, config.run.servers + config.run.spares - 1),
             config.recovery.worker,
+            config.recovery.silence_s,
+            socket.gethostname(),
         )
+        self.pulse: Pulses | None = None
+        self._next_look = 0.0
         self.result: dict[str, Any] = {}
         self.is_told = False
         self._app: App | None = None
@@ -83,15 +90,20 @@ class SchedulerNode(Node):
         self._complain()
         return True
 
-    def give_up(self) -> None:
-        """End the job because nobody can go on, and name who is waited for."""
+    def give_up(self, pulls: Iterable[str] = ()) -> None:
+        """End the job because nobody can go on, and name who is waited for, and by which pulls."""
         waiting = ", ".join(self.machine.waiting_for())
         what = f"the job stands still, waiting for {waiting}"
         remedy = "Do all logical workers push the same clocks to tables that aggregate?"
-        self.carry_out(self.machine.fail(self.clock(), ProtocolError(what, "", remedy)))
+        error = ProtocolError(what, "\n".join(pulls), remedy)
+        self.carry_out(self.machine.fail(self.clock(), error))
 
     def receive(self, source: int, message: Message) -> None:
         """Step the machine."""
+        if isinstance(message, Kill):
+            if self.pulse is not None:
+                self.pulse.kill(message.node)
+            return
         self._heard = self.clock()
         if isinstance(message, Hello):
             self._hosts[source] = message.host
@@ -99,6 +111,9 @@ class SchedulerNode(Node):
 
     def tick(self, now: float) -> None:
         """Let the machine see the time, and show what the workers report."""
+        if self.pulse is not None and now >= self._next_look:
+            self._next_look = now + BEAT_S
+            self.machine.see(now, self.pulse.moved())
         self.carry_out(self.machine.tick(now))
         if self._console is None or self.machine.state != "running":
             return
@@ -126,7 +141,11 @@ class SchedulerNode(Node):
             facts["folder"] = str(self._folder.path)
         app = self._app = self._kind(Job(self._config, facts))
         servers = self._config.run.servers
-        return [table.cut(servers) for table in app.tables()], app.plan()
+        tables = [table.cut(servers) for table in app.tables()]
+        for table in tables:
+            if table.predicate is not None:
+                find_predicate(table)
+        return tables, app.plan()
 
     def _report(self, kind: str, facts: dict[str, Any]) -> None:
         now = self.clock()

@@ -63,6 +63,7 @@ class ServerNode(Member):
 
     def tick(self, now: float) -> None:
         """Note in the log whom pulls have been waiting for, now and then."""
+        super().tick(now)
         if self.machine is None or now < self._next_look:
             return
         self._next_look = now + STALL_S

@@ -10,8 +10,9 @@ from mpips.config import Config
 from mpips.core.machine import Machine
 from mpips.errors import ProtocolError
 from mpips.node.app import App, check_model
-from mpips.node.local import make_nodes
+from mpips.node.local import make_nodes, stalled_pulls
 from mpips.node.loop import Node
+from mpips.node.member import Member
 from mpips.node.scheduler import SchedulerNode
 from mpips.node.server import ServerNode
 from mpips.node.spare import SpareNode
@@ -58,6 +59,10 @@ class Simulation:
         self.is_healed = faults == CALM
         self.dead: set[int] = set()
         self._kills = sorted(faults.kills, reverse=True)
+        self._stops = sorted(faults.stops, reverse=True)
+        for number, node in enumerate(self.nodes):
+            if isinstance(node, Member | SchedulerNode):
+                node.pulse = _SimulatedPulse(self, number)
         # By node: when it may act again. The heap has the nodes that have something left to do.
         self._free = [0.0] * size
         self._wakes: list[tuple[float, int]] = []
@@ -93,18 +98,24 @@ class Simulation:
                 next_round = network.now + (STEP_S_OF_SLEEPERS if has_sleepers else STEP_S)
                 self._begin_round()
             until = min(next_round, self._wakes[0][0]) if self._wakes else next_round
-            if self._kills:
-                until = min(until, max(network.now, self._kills[-1][0]))
+            for mishaps in (self._kills, self._stops):
+                if mishaps:
+                    until = min(until, max(network.now, mishaps[-1][0]))
             dest = network.advance(until)
             if dest is None and self._wakes and self._wakes[0][0] <= network.now:
                 _, dest = heapq.heappop(self._wakes)
             if self._kills and self._kills[-1][0] <= network.now:
-                self._kill(self._kills.pop()[1])
+                self.kill(self._kills.pop()[1])
+            if self._stops and self._stops[-1][0] <= network.now:
+                _, node, seconds = self._stops.pop()
+                if not self.is_healed:
+                    self._sleep(node, seconds)
             if dest is not None:
                 heard = network.now
                 self._turn(dest)
             elif self.is_healed and not self._wakes and network.now - heard > deadline_s:
-                raise ProtocolError(self._tell_who_waits(), "\n".join(self.story()))
+                lines = stalled_pulls(self.nodes) + self.story()
+                raise ProtocolError(self._tell_who_waits(), "\n".join(lines))
         if self.scheduler.machine.error is not None:
             raise self.scheduler.machine.error
         return self.scheduler.result
@@ -145,11 +156,22 @@ class Simulation:
                 self._sleep(node, random.exponential(self._faults.pause_s))
             self._turn(node)
 
-    def _kill(self, node: int) -> None:
+    def kill(self, node: int) -> None:
         """Let a node die, wherever it is."""
-        if self.nodes[node].exit_code is None:
+        if self.nodes[node].exit_code is None and node not in self.dead:
             self.dead.add(node)
             self.network.kill(node)
+
+    def is_awake(self, node: int) -> bool:
+        """Return whether a node neither is dead nor has stopped."""
+        return node not in self.dead and self._free[node] <= self.network.now
+
+    def try_to_kill(self, node: int) -> bool:
+        """Let a node die if its mates manage to, and return whether they have."""
+        works = bool(self._random.random() < self._faults.kill_works)
+        if works:
+            self.kill(node)
+        return works
 
     def _heal(self) -> None:
         """End all faults; what still flies arrives when it would."""
@@ -180,6 +202,25 @@ class Simulation:
         machine = machine_of(node)
         if machine is not None:
             machine.validate()
+
+
+class _SimulatedPulse:
+    """Sees which nodes are awake."""
+
+    def __init__(self, simulation: Simulation, node: int) -> None:
+        self._simulation, self._node = simulation, node
+
+    def moved(self) -> list[int]:
+        """Return the nodes that are awake, as if all shared one host."""
+        nodes = range(len(self._simulation.nodes))
+        return [node for node in nodes if self._simulation.is_awake(node)]
+
+    def kill(self, node: int) -> bool:
+        """Try to kill a node."""
+        return self._simulation.try_to_kill(node)
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
 
 
 def machine_of(node: Node) -> Machine | None:

@@ -28,6 +28,8 @@ class Faults:
         stragglers: for some nodes the time that a turn costs.
         slow_links: for some pairs of source and dest, by how much delays are longer.
         kills: when which nodes die.
+        stops: when which nodes stop, and for how many seconds: they may be taken for dead.
+        kill_works: the chance that a stopped process can be killed by its mates.
         notice_s: mean time until a node is told that another one has died.
         heal_s: when everything becomes well; the dead stay dead.
     """
@@ -41,6 +43,8 @@ class Faults:
     stragglers: dict[int, float] = field(default_factory=dict)
     slow_links: dict[tuple[int, int], float] = field(default_factory=dict)
     kills: tuple[tuple[float, int], ...] = ()
+    stops: tuple[tuple[float, int, float], ...] = ()
+    kill_works: float = 1.0
     notice_s: float = NOTICE_S_MEAN
     heal_s: float = 0.0
 
@@ -53,7 +57,7 @@ class Faults:
                 items = (f"{_name(key)} {number:.3g}" for key, number in value.items())
                 value = ", ".join(items)
             elif isinstance(value, tuple):
-                value = ", ".join(f"node {node} at {seconds:.6g}" for seconds, node in value)
+                value = ", ".join(_at(*entry) for entry in value)
             elif value:
                 value = f"{value:.3g}"
             if value:
@@ -100,6 +104,23 @@ def draw_faults(random: np.random.Generator, size: int) -> Faults:
 
 def _name(key: int | tuple[int, int]) -> str:
     return f"{key[0]}>{key[1]}:" if isinstance(key, tuple) else f"{key}:"
+
+
+def _at(seconds: float, node: int, length: float = 0.0) -> str:
+    """Return a death or a stop as people read it."""
+    return f"node {node} at {seconds:.6g}" + (f" for {length:.3g}" if length else "")
+
+
+def draw_stops(random: np.random.Generator, size: int) -> tuple[tuple[float, int, float], ...]:
+    """Return who stops when and for how long: in about every second run one node but the first.
+
+    Args:
+        random: its draws alone decide.
+        size: number of nodes.
+    """
+    at, length = 10 ** random.uniform(-2, 0.7), 10 ** random.uniform(0, 1.5)
+    node, happens = int(random.integers(1, size)), random.random() < 0.5
+    return ((float(at), node, float(length)),) if happens else ()
 
 
 def draw_kills(random: np.random.Generator, size: int) -> tuple[tuple[float, int], ...]:

@@ -9,13 +9,15 @@ from mpips.config import Config, parse
 from mpips.errors import MpipsError, RanksLostError
 from mpips.testing.checkers import CHECKS, Expected
 from mpips.testing.cluster import Simulation
-from mpips.testing.faults import Faults, draw_faults, draw_kills
+from mpips.testing.faults import Faults, draw_faults, draw_kills, draw_stops
 from mpips.testing.ledger import Ledger, Settings
 from mpips.testing.network import DELAY_S_MAX
 from mpips.wire.types import NOBODY
 
 SERVERS_MAX: Final = 4
 WORKERS_MAX: Final = 4
+SILENCES_S: Final = (3.0, 30.0)
+NEVER_S: Final = 1e9
 DEADLINE_S: Final = 2 * DELAY_S_MAX
 COUNTERS: Final = (
     "calls",
@@ -95,12 +97,14 @@ def run_trial(seed: int, shape: Shape | None = None, has_kills: bool = True) -> 
     shape = _draw_shape(sizes, shape or Shape())
     settings = Settings(steps=int(sizes.integers(1, 5)), pushes=int(sizes.integers(1, 5)))
     compress = "lz4" if sizes.random() < 0.2 else "off"
-    config = _configure(seed, shape, settings, compress)
+    silence_s = SILENCES_S[seed % len(SILENCES_S)] if has_kills else NEVER_S
+    config = _configure(seed, shape, settings, compress, silence_s)
     size = 1 + shape.servers + shape.workers + (shape.spares or 0)
     faults = draw_faults(mishaps, size)
     if has_kills:
         kills = draw_kills(np.random.default_rng([seed, 2]), size)
-        faults = replace(faults, kills=kills)
+        stops = draw_stops(np.random.default_rng([seed, 3]), size)
+        faults = replace(faults, kills=kills, stops=stops, kill_works=0.5)
     simulation = Simulation(Ledger, config, seed, faults)
     result: dict[str, Any] = {}
     error = excuse = ""
@@ -125,7 +129,9 @@ def run_trial(seed: int, shape: Shape | None = None, has_kills: bool = True) -> 
 
 def _find_excuse(simulation: Simulation) -> str:
     """Return why a job could not go on, as the kills tell; empty if it could."""
-    view, dead = simulation.scheduler.machine.view, simulation.dead
+    # Who was suspected is as good as dead: the views have left it behind.
+    view = simulation.scheduler.machine.view
+    dead = simulation.dead | simulation.scheduler.machine.dead
     if view is None or not simulation.scheduler.machine.is_begun:
         return "somebody died before the job had begun" if dead else ""
     for table, owners in enumerate(view.owners):
@@ -138,7 +144,8 @@ def _find_excuse(simulation: Simulation) -> str:
 
 def _check_ends(simulation: Simulation) -> str:
     """Return what is wrong with how the nodes came and left; empty if nothing is."""
-    machine, dead = simulation.scheduler.machine, simulation.dead
+    machine = simulation.scheduler.machine
+    dead = simulation.dead | machine.dead
     left = [node for number, node in enumerate(simulation.nodes) if number not in dead]
     if machine.is_begun and machine.view and len(machine.view.members) < len(left):
         return "the job began before all nodes had come"
@@ -162,7 +169,9 @@ def _draw_shape(random: np.random.Generator, shape: Shape) -> Shape:
     )
 
 
-def _configure(seed: int, shape: Shape, settings: Settings, compress: str) -> Config:
+def _configure(
+    seed: int, shape: Shape, settings: Settings, compress: str, silence_s: float
+) -> Config:
     return parse(
         "",
         "",
@@ -173,6 +182,7 @@ def _configure(seed: int, shape: Shape, settings: Settings, compress: str) -> Co
             f"run.logical_workers={shape.logical_workers}",
             f"run.spares={shape.spares}",
             f"replicas={shape.replicas}",
+            f"recovery.silence_s={silence_s}",
             f"recovery.worker={'spread' if seed % 2 else 'replace'}",
             f"model.steps={settings.steps}",
             f"model.pushes={settings.pushes}",

@@ -6,7 +6,8 @@ request ids tell answers apart (`core/client.py`, `core/scheduler.py`).
 
 A *slice* names a part of one segment that a push or pull touches: (segment, mark, begin, count).
 In a push, `mark` is the number of the stream's push before on this segment (0: none); in a pull,
-it is the clock that every logical worker must have reached there (0: none). For a range, `begin`
+it is the clock that every logical worker must have reached there (0: none), or, if a predicate
+decides on that, the reader's own last clock there. For a range, `begin`
 is its first key and `count` its number of keys; for a key list, `begin` is 0 and the slices cut
 the list in order, `count` keys each. A slice without keys is a note of the clock.
 """
@@ -84,12 +85,17 @@ class PushAck(Message, frozen=True, tag=2):
 
 
 class Pull(Message, frozen=True, tag=3):
-    """Client to owner: send the values when the clocks of the slices have reached their marks."""
+    """Client to owner: send the values when the clocks of the slices have reached their marks.
+
+    `clock` is that of the stream's last push to the table before.
+    """
 
     request: int
     table: int
     slices: list[Slice]
     keys: np.ndarray | None
+    stream: int = 0
+    clock: int = 0
     coding: tuple[Coding, ...] = ()
 
 
@@ -203,6 +209,7 @@ class Hello(Message, frozen=True, tag=8):
     host: str
     process: int
     facts: dict[str, Any]
+    has_pulse: bool = False
 
 
 class Start(Message, frozen=True, tag=9):
@@ -216,6 +223,18 @@ class NewView(Message, frozen=True, tag=18):
     """Scheduler to all: this is how it is from now on; a view is complete, and newer ones win."""
 
     view: View
+
+
+class Beat(Message, frozen=True, tag=19):
+    """Member to scheduler, about every second: these processes on my host are alive."""
+
+    moved: list[int]
+
+
+class Kill(Message, frozen=True, tag=20):
+    """Scheduler to a node's mates on its host: it is silent, kill its process."""
+
+    node: int
 
 
 class Ready(Message, frozen=True, tag=10):
@@ -262,4 +281,6 @@ MESSAGES = (
     Replicated,
     Joined,
     NewView,
+    Beat,
+    Kill,
 )

@@ -11,11 +11,13 @@ from mpips.errors import FrameError
 from mpips.wire.frame import Codec
 from mpips.wire.messages import (
     MESSAGES,
+    Beat,
     Call,
     Coding,
     Failed,
     Hello,
     Joined,
+    Kill,
     Message,
     NewView,
     Progress,
@@ -71,6 +73,8 @@ def examples(rng: np.random.Generator) -> Iterator[Message]:
     yield Snapshot(request=1, table=0, slices=slices, numbers=np.ones((2, 3), np.int64),
                    clocks=np.zeros((2, 3), np.int64), keys=None, rows=values, **head)
     yield Replicated(request=5, **head)
+    yield Beat(moved=[0, 3], **head)
+    yield Kill(node=4, **head)
     yield Joined(table=1, copy=2, segments=[0, 63])
     takeover = Takeover([(3, 4), (0, 0)], {"f": {"order": keys}})
     yield Call(request=1, worker=2, function="f", arguments={}, task=9, takeover=takeover)
