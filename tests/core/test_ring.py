@@ -1,9 +1,13 @@
-"""The ring: one owner for each segment, even loads, and few moves when servers come and go."""
+"""The ring: one owner for each segment, even loads, and few moves when servers come and go.
+
+Copies lie elsewhere: on other hosts where there are any.
+"""
 
 import numpy as np
 import pytest
 
-from mpips.core.ring import load_max, mix, place
+from mpips.core.ring import load_max, mix, place, place_copies
+from mpips.wire.types import NOBODY
 
 SIZES = [(segments, servers) for servers in (1, 2, 3, 5, 8, 16, 50) for segments in (64 * servers,)]
 SIZES += [(1, 3), (2, 3), (20, 2), (20, 7), (100, 64), (7, 100)]
@@ -91,3 +95,74 @@ def test_mix_is_a_bijection_that_leaves_its_argument() -> None:
 def test_ring_without_servers_is_refused() -> None:
     with pytest.raises(AssertionError):
         place(0, 4, [])
+
+
+# -- Copies --------------------------------------------------------------------------------------
+
+
+def hosts_of(servers: int, hosts: int) -> dict[int, str]:
+    """Return the hosts of servers, one after the other."""
+    return {node: f"host{node % hosts}" for node in nodes(servers)}
+
+
+def free(segments: int, columns: int = 1) -> np.ndarray:
+    """Return places in which nobody is."""
+    return np.full((segments, columns), NOBODY, np.int32)
+
+
+@pytest.mark.parametrize("replicas", [0, 1, 2, 3])
+@pytest.mark.parametrize(("servers", "hosts"), [(1, 1), (2, 2), (3, 3), (5, 2), (6, 3), (9, 4)])
+def test_copies_are_on_other_servers_and_on_other_hosts_where_there_are_any(
+    replicas: int, servers: int, hosts: int
+) -> None:
+    host_of, segments = hosts_of(servers, hosts), 32 * servers
+    owners = place(0, segments, nodes(servers))
+    chosen = place_copies(0, owners, free(segments), host_of, replicas)
+    assert chosen.shape == (segments, replicas)
+    assert chosen.dtype == np.int32
+    count = min(replicas, servers - 1)
+    assert ((chosen != NOBODY).sum(axis=1) == count).all()
+    for owner, copies in zip(owners.tolist(), chosen[:, :count].tolist(), strict=True):
+        assert len({owner, *copies}) == 1 + count
+        assert len({host_of[node] for node in (owner, *copies)}) == min(hosts, 1 + count)
+
+
+@pytest.mark.parametrize("servers", [2, 4, 8, 16])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_no_server_has_more_than_its_share_of_copies(servers: int, replicas: int) -> None:
+    segments, count = 64 * servers, min(replicas, servers - 1)
+    owners = place(2, segments, nodes(servers))
+    chosen = place_copies(2, owners, free(segments), hosts_of(servers, servers), replicas)
+    most = np.bincount(chosen[chosen != NOBODY]).max()
+    assert most <= load_max(segments * count, servers)
+
+
+def test_copies_that_are_there_count_and_are_not_chosen_again() -> None:
+    owners, host_of = place(0, 96, nodes(6)), hosts_of(6, 3)
+    first = place_copies(0, owners, free(96), host_of, 1)
+    more = place_copies(0, owners, first, host_of, 2)
+    assert (more[:, 0] != NOBODY).all()
+    assert (more[:, 1] == NOBODY).all()
+    assert not (more[:, 0] == first[:, 0]).any()
+    assert not (more[:, 0] == owners).any()
+    both = np.concatenate([first, more[:, :1]], axis=1)
+    assert (place_copies(0, owners, both, host_of, 2) == NOBODY).all()
+
+
+def test_segments_without_an_owner_get_no_copies() -> None:
+    owners = place(0, 40, nodes(4))
+    owners[::3] = NOBODY
+    chosen = place_copies(0, owners, free(40), hosts_of(4, 2), 1)
+    assert ((chosen[:, 0] == NOBODY) == (owners == NOBODY)).all()
+
+
+def test_newcomer_gets_its_share_of_the_copies_that_are_missing() -> None:
+    # One of five has died, and a fresh one is there; whose copies are gone is drawn by the ring.
+    owners = place(0, 320, [1, 2, 3, 4])
+    there = place_copies(0, owners, free(320), hosts_of(5, 5), 1)
+    there[there == 5] = NOBODY
+    missing = there[:, 0] == NOBODY
+    chosen = place_copies(0, owners, there, {**hosts_of(4, 5), 6: "host6"}, 1)
+    assert ((chosen[:, 0] != NOBODY) == missing).all()
+    # It has none yet, the others have theirs already.
+    assert (chosen[missing, 0] == 6).mean() > 0.5
