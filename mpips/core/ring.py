@@ -119,9 +119,12 @@ def place_copies(
         have = [int(owners[segment]), *(node for node in there[segment].tolist() if node >= 0)]
         for at in range(wanted + 1 - len(have)):
             used = {hosts[node] for node in have}
-            # Of equals, the first on the ring is taken.
-            order = dict.fromkeys(node for node in ring.walk(segment) if node not in have)
-            best = min(order, key=lambda node: (hosts[node] in used, load[node] >= share))
+            # Of equals, the first on the ring is taken; mostly it is near.
+            others = (node for node in ring.walk(segment) if node not in have)
+            best = next((n for n in others if hosts[n] not in used and load[n] < share), NOBODY)
+            if best == NOBODY:
+                order = dict.fromkeys(node for node in ring.walk(segment) if node not in have)
+                best = min(order, key=lambda node: (hosts[node] in used, load[node] >= share))
             chosen[segment, at] = best
             load[best] += 1
             have.append(best)
