@@ -97,6 +97,12 @@ class Calling:
             self._open = Open(self._open.task)
             return self._give_out(view), None
         gone = {r: place for r, place in self._open.places.items() if place.node not in alive}
+        if self._open.task.only is not None and any(
+            view.actors[place.worker] == NOBODY for place in gone.values()
+        ):
+            # Another logical worker is as good.
+            self._open = Open(self._open.task)
+            return self._give_out(view), None
         effects: list[Effect] = []
         for request, place in gone.items():
             actor = view.actors[place.worker]
