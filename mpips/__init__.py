@@ -12,6 +12,7 @@ _PUBLIC = {
     "App": "mpips.node.app",
     "Job": "mpips.node.app",
     "Plan": "mpips.core.task",
+    "Reading": "mpips.core.predicate",
     "Report": "mpips.core.machine",
     "Table": "mpips.wire.types",
     "Task": "mpips.core.task",

@@ -7,58 +7,15 @@ worker; the streams of a node share its client.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from mpips.core.consistency import History
 from mpips.core.machine import Effect, Finished, Machine, Send
 from mpips.core.slicing import Piece, Range, Request, cut_keys, cut_range, group
+from mpips.core.stream import Stream, Task
 from mpips.errors import ProtocolError
 from mpips.wire.messages import Message, Pull, Push, PushAck, Slice, Values
 from mpips.wire.types import DTYPES, KeyArray, Table, ValueArray, View
-
-
-@dataclass(slots=True)
-class Task:
-    """A push, pull or push_pull from its call to its last answer."""
-
-    timestamp: int
-    table: int
-    stream: int
-    where: KeyArray | Range
-    values: ValueArray | None
-    pull: bool
-    clock: int
-    within: Range | None
-    after: set[int]
-    out: np.ndarray | None
-    pieces: list[Piece] = field(default_factory=list)
-    marks: list[int] = field(default_factory=list)
-    needs: list[int] = field(default_factory=list)
-    number: int = 0
-    requests: dict[int, Request] = field(default_factory=dict)
-    found: dict[int, tuple[KeyArray, np.ndarray]] = field(default_factory=dict)
-
-
-class Stream:
-    """What one logical worker has pushed to one table.
-
-    Attributes:
-        number: of the last push.
-        numbers: of the last push on each segment.
-        history: the clocks of its pushes.
-        max_delay: tau, for the next tasks.
-        open: clock and timestamp of the pushes that may be unfinished, in their order.
-        base: number of the last push of whoever acted for the logical worker before.
-    """
-
-    def __init__(self, segments: int, max_delay: int, base: int = 0, clock: int = 0) -> None:
-        self.base = self.number = base
-        self.numbers = [base] * segments
-        self.history = History(segments, clock)
-        self.max_delay = max_delay
-        self.open: deque[tuple[int, int]] = deque()
 
 
 class ClientMachine(Machine):
@@ -241,7 +198,7 @@ class ClientMachine(Machine):
                     f" {table.name} after clock {stream.history.clock}"
                 )
             stream.history.begin(task.clock, task.pieces[0].segment, task.pieces[-1].segment)
-        if table.mode != "eventual":
+        if table.mode in ("sequential", "bounded"):
             # At most max_delay + 1 tasks of a logical worker are under way.
             oldest = task.clock - stream.max_delay - 1
             while stream.open and stream.open[0][1] not in self._tasks:
@@ -255,12 +212,17 @@ class ClientMachine(Machine):
             stream.numbers[piece.segment] = stream.number
 
     def _needs(self, task: Task) -> list[int]:
-        """Return the clocks that a pull waits for, by piece; none where it never waits."""
+        """Return the clocks that a pull waits for, by piece; none where it never waits.
+
+        Predicates are given the last one that this logical worker has reached itself.
+        """
         table = self.tables[task.table]
         if table.mode == "eventual":
             return []
         stream = self._stream(task.table, task.stream)
-        return [stream.history.need(piece.segment, stream.max_delay) for piece in task.pieces]
+        task.clock = stream.history.clock
+        delay = 0 if table.mode == "predicate" else stream.max_delay
+        return [stream.history.need(piece.segment, delay) for piece in task.pieces]
 
     def _stream(self, table: int, stream: int) -> Stream:
         found = self._streams.get((table, stream))
@@ -314,6 +276,8 @@ class ClientMachine(Machine):
                 table=task.table,
                 slices=slices,
                 keys=keys,
+                stream=task.stream,
+                clock=task.clock,
             )
         else:
             message = Push(

@@ -114,13 +114,15 @@ class VectorClock:
         clocks = list(compress(self.clocks, active)) if active else self.clocks
         return all(clock.least(begin, end) >= t for begin, end, t in needs for clock in clocks)
 
-    def missing(self, needs: Iterable[Piece]) -> list[tuple[int, int, int]]:
+    def missing(
+        self, needs: Iterable[Piece], active: Sequence[bool] = ()
+    ) -> list[tuple[int, int, int]]:
         """Return who is behind: logical worker, begin and end of a range that waits for it."""
         return [
             (stream, begin, end)
             for begin, end, time in needs
             for stream, clock in enumerate(self.clocks)
-            if clock.least(begin, end) < time
+            if (not active or active[stream]) and clock.least(begin, end) < time
         ]
 
     def take(self, begin: int, end: int) -> list[list[Piece]]:

@@ -1,11 +1,13 @@
 """What a server keeps of one table beside its values: numbers, clocks, logs, and who waits."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from mpips.core.aggregation import Aggregation, Contribution
 from mpips.core.clock import VectorClock
+from mpips.core.predicate import Rule
+from mpips.core.reading import needs_of
 from mpips.core.slicing import Range
 from mpips.store.base import Store
 from mpips.wire.messages import Pull, Push
@@ -93,6 +95,7 @@ class Held:
         self.early: dict[tuple[int, int], dict[int, Contribution]] = {}
         self.unapplied: dict[tuple[int, int], list[tuple[int, Pending]]] = {}
         self.waiting: list[Pending] = []
+        self._rule = Rule(self.table) if self.table.mode == "predicate" else None
         self.reign = [NEVER] * segments
         self.owner = [NOBODY] * segments
         self.since = [0] * segments
@@ -149,9 +152,43 @@ class Held:
         self.logs[segment] += 1
         return self.logs[segment]
 
-    def has_reached(self, needs: Iterable[tuple[int, int, int]]) -> bool:
-        """Return whether the clocks of all active logical workers have come so far."""
-        return self.clocks.reached(needs, self.active)
+    def may_read(self, message: Push | Pull) -> bool:
+        """Return whether the table's mode allows to answer a pull, as clocks are now.
+
+        Raises:
+            AppError: the user's predicate failed.
+        """
+        if self.table.mode == "eventual" or (isinstance(message, Push) and not message.pull):
+            return True
+        if self._rule is not None:
+            return next(self._rule.refusals(self.clocks, self.active, message), None) is None
+        return self.clocks.reached(needs_of(message), self.active)
+
+    def stalled(self, before: float) -> Iterator[str]:
+        """Yield, for people, whom the pulls that came before a time wait for, and where."""
+        for pending in self.waiting:
+            if pending.since >= before:
+                continue
+            if self._rule is None:
+                needs = needs_of(pending.message)
+                for stream, segment, _ in self.clocks.missing(needs, self.active):
+                    yield (
+                        f"node {pending.source} waits for logical worker {stream} on"
+                        f" {self._name_keys(segment)}"
+                    )
+                continue
+            for segment, reading in self._rule.refusals(self.clocks, self.active, pending.message):
+                slowest = int(reading.clocks.argmin())
+                yield (
+                    f"logical worker {reading.reader} waits until {self._rule.name} allows its"
+                    f" pull at clock {reading.clock} on {self._name_keys(segment)}; the slowest"
+                    f" there is logical worker {reading.workers[slowest]}, at clock"
+                    f" {reading.clocks[slowest]}"
+                )
+
+    def _name_keys(self, segment: int) -> str:
+        begin, end = self.table.segment_range(segment)
+        return f"keys [{begin}, {end}) of {self.table.name}"
 
     def spans(self, segments: Sequence[int]) -> list[Range]:
         """Return segments as ranges, ascending."""

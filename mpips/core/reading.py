@@ -67,13 +67,16 @@ def read_slices(
     return None, out, []
 
 
+def marks_of(message: Push | Pull) -> tuple[int, ...]:
+    """Return the clocks of a pull, by slice; none of a push that pulls nothing."""
+    if isinstance(message, Push):
+        return message.needs
+    return tuple(mark for _, mark, _, _ in message.slices)
+
+
 def needs_of(message: Push | Pull) -> Iterator[tuple[int, int, int]]:
     """Yield the clocks that a pull waits for: first segment, the one after the last, clock."""
-    if isinstance(message, Push):
-        needs = message.needs
-    else:
-        needs = tuple(mark for _, mark, _, _ in message.slices)
-    for (segment, _, _, _), need in zip(message.slices, needs, strict=False):
+    for (segment, _, _, _), need in zip(message.slices, marks_of(message), strict=False):
         if need:
             yield segment, segment + 1, need
 

@@ -14,7 +14,7 @@ from mpips.core.aggregation import Contribution, sum_contributions
 from mpips.core.copying import Copier
 from mpips.core.held import Applied, Change, Held, Pending
 from mpips.core.machine import Effect, Machine, Send
-from mpips.core.reading import cut_slices, needs_of, read_slices, update_rows, update_slices
+from mpips.core.reading import cut_slices, read_slices, update_rows, update_slices
 from mpips.core.replication import Replicator
 from mpips.errors import ProtocolError
 from mpips.store.base import Store
@@ -116,18 +116,7 @@ class ServerMachine(Machine):
 
     def stalled(self, before: float) -> list[str]:
         """Return, for people, who is waited for by the pulls that came before a time."""
-        lines = []
-        for held in self._held:
-            for pending in held.waiting:
-                if pending.since >= before:
-                    continue
-                for stream, segment, _ in held.clocks.missing(needs_of(pending.message)):
-                    begin, end = held.table.segment_range(segment)
-                    lines.append(
-                        f"node {pending.source} waits for logical worker {stream} on keys"
-                        f" [{begin}, {end}) of {held.table.name}"
-                    )
-        return lines
+        return [line for held in self._held for line in held.stalled(before)]
 
     # -- Pushes ----------------------------------------------------------------------------------
 
@@ -348,7 +337,7 @@ class ServerMachine(Machine):
         return []
 
     def _may_read(self, held: Held, message: Push | Pull) -> bool:
-        return held.table.mode == "eventual" or held.has_reached(needs_of(message))
+        return held.may_read(message)
 
     def _release_waiting(self, held: Held) -> list[Effect]:
         """Return the answers to pulls whose clocks have come."""

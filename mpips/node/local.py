@@ -1,7 +1,8 @@
 """A whole job in one process: the same nodes, turned one after the other."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mpips.config import Config
@@ -44,6 +45,12 @@ def make_nodes(
     return nodes
 
 
+def stalled_pulls(nodes: Iterable[Node]) -> list[str]:
+    """Return, for people, what all pulls that are held back wait for."""
+    machines = [node.machine for node in nodes if isinstance(node, ServerNode)]
+    return [line for machine in machines if machine for line in machine.stalled(math.inf)]
+
+
 def run_local(
     kind: type[App],
     config: Config,
@@ -61,7 +68,7 @@ def run_local(
     nodes = make_nodes(transports, time.monotonic, kind, config, folder, console)
     scheduler = nodes[0]
     assert isinstance(scheduler, SchedulerNode)
-    run_together(nodes, scheduler.give_up)
+    run_together(nodes, lambda: scheduler.give_up(stalled_pulls(nodes)))
     if scheduler.machine.error is not None:
         raise scheduler.machine.error
     return scheduler.result

@@ -1,11 +1,11 @@
 """Finds update functions by name; the names that users import are here too."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Final
 
 from mpips.errors import ConfigError
 from mpips.store.builtin import Add, Assign, Max
+from mpips.store.named import import_named
 from mpips.store.optimisers import AdaGrad, Adam, AdaRevision, Ftrl, Proximal, Sgd
 from mpips.store.update import Field, Update
 from mpips.store.user import UserUpdate
@@ -33,7 +33,10 @@ def find_update(
     >>> find_update("add", {}, 2).columns
     2
     """
-    kind = update if isinstance(update, type) else BUILT_IN.get(update) or _import_class(update)
+    remedy = f"Built in are {', '.join(BUILT_IN)}; your own is named module:Class."
+    kind: object = update
+    if isinstance(update, str):
+        kind = BUILT_IN.get(update) or import_named(update, "update function", remedy)
     if not (isinstance(kind, type) and issubclass(kind, Update)):
         raise ConfigError(
             f"{update} is no update function.",
@@ -41,16 +44,3 @@ def find_update(
             "A class of your own derives from mpips.store.updates.UserUpdate.",
         )
     return kind(width, settings)
-
-
-def _import_class(name: str) -> object:
-    """Return what "module:Class" names."""
-    module, _, attribute = name.partition(":")
-    remedy = f"Built in are {', '.join(BUILT_IN)}; your own is named module:Class."
-    if not (module and attribute):
-        raise ConfigError(f"There is no update function {name}.", "", remedy)
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        what = f"The update function {name} cannot be imported: {type(error).__name__}: {error}."
-        raise ConfigError(what, "", remedy) from error

@@ -1,5 +1,6 @@
 """The words of the protocol as types: tables, members, views, and their limits."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +18,7 @@ NOBODY: Final = -1
 
 DTYPES: Final[dict[str, np.dtype[Any]]] = {"f4": np.dtype(np.float32), "f8": np.dtype(np.float64)}
 ROLES: Final = ("scheduler", "server", "worker", "spare")
-MODES: Final = ("sequential", "bounded", "eventual")
+MODES: Final = ("sequential", "bounded", "eventual", "predicate")
 
 
 def make_epoch(counter: int, proposer: int) -> int:
@@ -46,10 +47,12 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         aggregate: True: updated once for each clock, with the sum of all logical workers' pushes
             in the order of their ids; False: updated at each push.
         mode: "sequential" (pulls wait for every logical worker's push of the clock before),
-            "bounded" (they wait for the clocks up to `max_delay` before that), or "eventual"
-            (pulls never wait).
+            "bounded" (they wait for the clocks up to `max_delay` before that), "eventual"
+            (pulls never wait), or "predicate" (they wait for what `predicate` says).
         max_delay: of "bounded": how many clocks a logical worker may be ahead of what it reads,
             tau in the paper. 0 waits longest; the larger, the staler the values.
+        predicate: of "predicate": a function that takes a `mpips.Reading`, or its name as
+            "module:function"; it says whether a pull may be answered yet.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     aggregate: bool = False
     mode: str = "eventual"
     max_delay: int = 0
+    predicate: str | Callable[..., bool] | None = None
 
     def __post_init__(self) -> None:
         assert self.kind in ("dense", "sparse"), self.kind
@@ -76,6 +80,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         assert self.max_delay >= 0, self.max_delay
         assert self.mode == "bounded" or not self.max_delay, "max_delay is of bounded tables"
         assert self.mode != "sequential" or self.aggregate, "sequential tables aggregate"
+        assert (self.mode == "predicate") == (self.predicate is not None), self.predicate
 
     @property
     def has_clocks(self) -> bool:

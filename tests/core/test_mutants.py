@@ -9,12 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from mpips.core import aggregation, client, held, server
+from mpips.core import aggregation, held, server
 from mpips.core.aggregation import Aggregation, Contribution
 from mpips.core.client import ClientMachine
 from mpips.core.held import Held, Pending
 from mpips.core.machine import Effect, Send
 from mpips.core.server import ServerMachine
+from mpips.core.stream import Task
 from mpips.errors import ProtocolError
 from mpips.wire.messages import Pull, Push, PushAck, Values
 from tests.core.schedules import FreeSchedule, SumSchedule
@@ -152,7 +153,7 @@ class ParkedSliceStays(ServerMachine):
 class NumbersOfAllSegments(ClientMachine):
     """Gives the number of the push before on any segment, not on this one."""
 
-    def _number(self, task: client.Task) -> None:
+    def _number(self, task: Task) -> None:
         super()._number(task)
         task.marks = [task.number - 1] * len(task.pieces)
 
@@ -160,7 +161,7 @@ class NumbersOfAllSegments(ClientMachine):
 class NoNumbers(ClientMachine):
     """Does not say which push was before."""
 
-    def _number(self, task: client.Task) -> None:
+    def _number(self, task: Task) -> None:
         super()._number(task)
         task.marks = [0] * len(task.pieces)
 
@@ -168,14 +169,14 @@ class NoNumbers(ClientMachine):
 class NoNeeds(ClientMachine):
     """Does not say which clock a pull needs."""
 
-    def _needs(self, task: client.Task) -> list[int]:
+    def _needs(self, task: Task) -> list[int]:
         return [0] * len(task.pieces)
 
 
 class NoNotes(ClientMachine):
     """Sends nothing to segments without keys."""
 
-    def _message(self, task: client.Task, request: Any, places: dict[int, int]) -> Send:
+    def _message(self, task: Task, request: Any, places: dict[int, int]) -> Send:
         request.pieces = [piece for piece in request.pieces if piece.count] or request.pieces[:1]
         return super()._message(task, request, places)
 
@@ -202,7 +203,7 @@ class FinishesAtFirstAnswer(ClientMachine):
 class WrongRows(ClientMachine):
     """Gives the values of an answer to its keys in the wrong order."""
 
-    def _take(self, task: client.Task, message: Values) -> None:
+    def _take(self, task: Task, message: Values) -> None:
         values = np.ascontiguousarray(message.values[::-1])
         super()._take(task, msgspec.structs.replace(message, values=values))
 
