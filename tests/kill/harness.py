@@ -172,6 +172,8 @@ class Job:
             try:
                 os.kill(mine[place].process, strike.number)
             except ProcessLookupError:
+                # Who was stopped for too long has been killed by the others.
+                self.victims.add(mine[place].number)
                 said[-1] += ", which is gone"
         return f"{time.monotonic() - self.began:6.2f} s  {', '.join(said)}"
 

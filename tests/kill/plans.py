@@ -8,6 +8,9 @@ from typing import Final
 
 import numpy as np
 
+SILENCE_S: Final = 4.0
+"""How long ranks of these jobs may be silent."""
+
 KILL, STOP, GO_ON = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
 
 Who = tuple[str, int]
@@ -75,7 +78,7 @@ class Plan:
         names = ("servers", "workers", "spares", "logical_workers", "seed")
         sizes = [f"{name} = {getattr(self, name)}" for name in names]
         return "\n".join([f"replicas = {self.replicas}", "[run]", *sizes, "[data]",
-                          'train = "rows.h5"', ""])
+                          'train = "rows.h5"', "[recovery]", f"silence_s = {SILENCE_S}", ""])
 
     def __str__(self) -> str:
         done = "; ".join(map(str, self.strikes)) or "nothing"
@@ -140,6 +143,19 @@ def _pause(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
             Strike(GO_ON, (who,), after_s=float(random.uniform(0.05, 1.5)))]
 
 
+def _stop(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    """Stop a server or a worker for good, or for longer than the others wait."""
+    who = _draw(random, job, str(random.choice(["server", "worker"])))
+    return [Strike(STOP, (who,), _share(random)),
+            Strike(GO_ON, (who,), after_s=SILENCE_S + 3)]
+
+
+def _starve(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    """Stop the scheduler for longer than others may be silent: it must suspect nobody."""
+    return [Strike(STOP, (("scheduler", 0),), _share(random)),
+            Strike(GO_ON, (("scheduler", 0),), after_s=SILENCE_S + 3)]
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of plans.
@@ -163,6 +179,8 @@ class Kind:
 KINDS: Final[dict[str, Kind]] = {
     "calm": Kind(_calm),
     "pause": Kind(_pause),
+    "stop": Kind(_stop),
+    "starve": Kind(_starve),
     "server": Kind(_server),
     "worker": Kind(_worker),
     "spare": Kind(_spare, spares=(1, 2)),
