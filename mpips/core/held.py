@@ -126,7 +126,8 @@ class Held:
         # A new owner begins a new reign: its copies are level with it after a snapshot.
         old, self.owner, self.since = self.since, owners.tolist(), since.tolist()
         changed = {at for at, (a, b) in enumerate(zip(old, self.since, strict=True)) if a != b}
-        self.level = sync.copy() if is_first else self.level.difference(mine, changed)
+        old_level = self.level.intersection(kept)
+        self.level = sync.copy() if is_first else old_level.difference(mine, changed)
         self.reign = [
             epoch if segment in mine else NEVER for segment, epoch in enumerate(self.since)
         ]
