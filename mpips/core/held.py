@@ -6,6 +6,7 @@ from typing import Final
 
 from mpips.core.aggregation import Aggregation, Contribution
 from mpips.core.clock import VectorClock
+from mpips.core.machine import Send
 from mpips.core.predicate import Rule
 from mpips.core.reading import needs_of
 from mpips.core.slicing import Range
@@ -23,12 +24,16 @@ Parts = Sequence[tuple[int, int]]
 
 @dataclass(slots=True)
 class Pending:
-    """A request whose answer waits: `open` slices of a push, or the marks of a pull."""
+    """A request whose answer waits: `open` slices of a push, or the marks of a pull.
+
+    `answer` is there already if what it says must not wait for copies.
+    """
 
     source: int
     message: Push | Pull
     since: float
     open: int = 0
+    answer: Send | None = None
 
 
 @dataclass(slots=True)

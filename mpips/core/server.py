@@ -190,6 +190,9 @@ class ServerMachine(Machine):
         applied.waiters.append(pending)
         parts = [(push.stream, push.number)]
         effects = self._replicator.ship(held, applied, parts, slices, push.keys, push.values)
+        if effects and push.pull and held.table.mode == "eventual":
+            # A pull sees what was there after its push, however long copies take.
+            pending.answer = self._answer(held, pending.source, push)
         return effects or self._finish([applied]) + self._release_waiting(held)
 
     def _park(
@@ -321,6 +324,8 @@ class ServerMachine(Machine):
 
     def _answer_push(self, held: Held, pending: Pending) -> list[Effect]:
         """Return the answer to a push that is applied, unless its pull has to wait."""
+        if pending.answer is not None:
+            return [pending.answer]
         if self._may_read(held, pending.message):
             return [self._answer(held, pending.source, pending.message)]
         held.waiting.append(pending)
