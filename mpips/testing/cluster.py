@@ -102,6 +102,8 @@ class Simulation:
                 if mishaps:
                     until = min(until, max(network.now, mishaps[-1][0]))
             dest = network.advance(until)
+            # Nodes beat for as long as they live, whether the job gets on or not.
+            is_beat = dest is not None and network.trace[-1].message == "Beat"
             if dest is None and self._wakes and self._wakes[0][0] <= network.now:
                 _, dest = heapq.heappop(self._wakes)
             if self._kills and self._kills[-1][0] <= network.now:
@@ -111,8 +113,9 @@ class Simulation:
                 if not self.is_healed:
                     self._sleep(node, seconds)
             if dest is not None:
-                heard = network.now
                 self._turn(dest)
+            if dest is not None and not is_beat:
+                heard = network.now
             elif self.is_healed and not self._wakes and network.now - heard > deadline_s:
                 lines = stalled_pulls(self.nodes) + self.story()
                 raise ProtocolError(self._tell_who_waits(), "\n".join(lines))
