@@ -52,6 +52,10 @@ class Cast:
         self._note(0, effects)
         return timestamp
 
+    def push_pull(self, where: Any, value: Any, worker: int = 0) -> int:
+        """Start a push that pulls what it gives; return its timestamp."""
+        return self.push(where, value, worker, pull=True)
+
     def pull(self, where: Any, worker: int = 0, **more: Any) -> int:
         """Start a pull and return its timestamp."""
         timestamp, effects = self.client.start(0, worker, where, pull=True, **more)
