@@ -14,6 +14,7 @@ _PUBLIC = {
     "Plan": "mpips.core.task",
     "Reading": "mpips.core.predicate",
     "Report": "mpips.core.machine",
+    "SetDelay": "mpips.core.task",
     "Table": "mpips.wire.types",
     "Task": "mpips.core.task",
     "UserUpdate": "mpips.store.user",

@@ -81,11 +81,12 @@ class Sync(Section, frozen=True, kw_only=True):
             be `max_delay` tasks old; "eventual": nobody waits. "": what the model's solver is
             made for.
         max_delay: of "bounded": tau in the paper. Larger: workers wait less and compute with older
-            values, so that more steps are needed.
+            values, so that more steps are needed. "auto": picked from how long workers wait, so
+            that runs differ.
     """
 
     mode: Literal["", "sequential", "bounded", "eventual"] = ""
-    max_delay: CountOrNone = 0
+    max_delay: CountOrNone | Literal["auto"] = 0
 
 
 class Filters(Section, frozen=True, kw_only=True):
@@ -266,7 +267,7 @@ def _in_words(what: str) -> str:
     """
     what = what.replace("Invalid enum value", "there is no")
     for name, words in TYPES.items():
-        what = what.replace(f"`{name}`", words)
+        what = what.replace(f"`{name}`", words).replace(f"`{name} | str`", f"{words} or a word")
     return what[0].lower() + what[1:]
 
 
@@ -367,4 +368,5 @@ def _choices(kind: type[Any], key: str) -> list[str]:
     for part in sections:
         kind = {f.name: f.type for f in msgspec.structs.fields(kind)}[part]
     found = {f.name: f.type for f in msgspec.structs.fields(kind)}[leaf]
-    return [word for word in get_args(found) if word] if get_origin(found) is Literal else []
+    literals = [part for part in (found, *get_args(found)) if get_origin(part) is Literal]
+    return [word for part in literals for word in get_args(part) if word]

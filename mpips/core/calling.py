@@ -1,12 +1,14 @@
 """The task that is running: whom it was given to, what came back, and who does it again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mpips.core.machine import Effect, Send
-from mpips.core.task import Task
+from mpips.core.machine import Effect, Report, Send
+from mpips.core.task import SetDelay, Task
+from mpips.errors import AppError
 from mpips.wire.messages import Call, Return, Takeover
-from mpips.wire.types import NOBODY, View
+from mpips.wire.types import NOBODY, Table, View
 
 SERVER: Final = -1
 """In the place of a logical worker: the call is a server's."""
@@ -44,6 +46,8 @@ class Calling:
     def __init__(self) -> None:
         self.requests = 0
         self._tasks = 0
+        # By table: tau, where the plan has changed it. Each call says it, so that all know.
+        self._delays: dict[str, int] = {}
         self._open: Open | None = None
         # By logical worker: who acts for it as far as it knows, and what that one would tell
         # whoever comes after it.
@@ -113,6 +117,22 @@ class Calling:
             effects.append(self._call(request, place, view))
         return effects, self._results()
 
+    def set_delay(self, asked: SetDelay, tables: Sequence[Table]) -> Report:
+        """Change the tau of a table from the next task on, and return what to tell of it.
+
+        Raises:
+            AppError: the plan asks for what cannot be.
+        """
+        assert self.is_idle, "tasks have the tau that they were begun with"
+        name, max_delay = asked.table, asked.max_delay
+        if max_delay < 0 or all(t.name != name or t.mode != "bounded" for t in tables):
+            what = f"the plan sets the delay of table {name} to {max_delay}"
+            remedy = "A delay is 0 or more, and of a table whose mode is bounded."
+            raise AppError(what, "", remedy)
+        self._delays = {**self._delays, name: max_delay}
+        facts = {"table": name, "max_delay": max_delay, "from_task": self._tasks + 1}
+        return Report("delay", facts)
+
     def stop(self) -> None:
         """Wait for nobody any more."""
         self._open = None
@@ -151,6 +171,7 @@ class Calling:
             arguments=self._open.task.arguments,
             task=self._tasks,
             takeover=takeover,
+            delays=self._delays,
         )
         return Send(place.node, call)
 

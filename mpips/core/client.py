@@ -135,6 +135,10 @@ class ClientMachine(Machine):
             raise ValueError(f"the {shape.mode} table {shape.name} takes no delay of {max_delay}")
         self._stream(table, stream).max_delay = max_delay
 
+    def delay(self, table: int, stream: int) -> int:
+        """Return the tau of a logical worker's next task on a table."""
+        return self._stream(table, stream).max_delay
+
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take an answer; an answer that nobody waits for is a duplicate, and ignored."""
         match message:

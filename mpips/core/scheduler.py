@@ -10,7 +10,7 @@ from typing import Any, Final
 from mpips.core.calling import Calling
 from mpips.core.machine import Effect, End, Machine, Report, Send
 from mpips.core.membership import Change, admit, fail_over, first_view, missing_copies
-from mpips.core.task import Plan
+from mpips.core.task import Plan, SetDelay
 from mpips.core.watch import Watch
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.wire.messages import (
@@ -231,7 +231,12 @@ class SchedulerMachine(Machine):
         effects: list[Effect] = []
         try:
             asked = next(self._plan) if first else self._plan.send(results)
-            while isinstance(asked, Report):
+            while isinstance(asked, Report | SetDelay):
+                if isinstance(asked, SetDelay):
+                    asked = self._calling.set_delay(asked, self._tables)
+                    told = asked.facts
+                    what = f"{told['table']} {told['max_delay']} from task {told['from_task']} on"
+                    self.tell(now, "delay", what)
                 effects.append(asked)
                 asked = self._plan.send(None)
         except StopIteration as stop:

@@ -30,10 +30,24 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         assert self.only is None or self.group == "workers", "one logical worker, not one server"
 
 
-Plan = Generator[Task | Report, Any, dict[str, Any]]
+class SetDelay(msgspec.Struct, frozen=True):
+    """Change how stale the values of a bounded table may be, from the plan's next task on.
+
+    It holds for all logical workers, whoever acts for them.
+
+    Attributes:
+        table: its name.
+        max_delay: tau; see `mpips.Table`.
+    """
+
+    table: str
+    max_delay: int
+
+
+Plan = Generator[Task | Report | SetDelay, Any, dict[str, Any]]
 """The scheduler's half of an app.
 
 It yields a `Task` and is sent the list of results, in the order of logical workers (or of server
-nodes), or it yields a `Report` for the user; what it returns is the summary of the run. It must be
-deterministic: the same results give the same tasks.
+nodes), or it yields a `Report` for the user, or a `SetDelay`; what it returns is the summary of the
+run. It must be deterministic: the same results give the same tasks.
 """

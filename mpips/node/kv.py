@@ -188,12 +188,17 @@ class Worker:
     def set_delay(self, table: str, max_delay: int) -> None:
         """Change how stale a bounded table's values may be, from this worker's next task on.
 
-        A plan changes it for the whole job by a task that all workers run.
+        A plan changes it for the whole job by `yield SetDelay(table, max_delay)`, which holds at
+        the beginning of each call from then on.
 
         Raises:
             ValueError: the table is not bounded, or the delay is negative.
         """
         self._node.client.set_delay(self._node.table_index(table), self.id, max_delay)
+
+    def max_delay(self, table: str) -> int:
+        """Return how stale a table's values may be for this worker's next task on it."""
+        return self._node.client.delay(self._node.table_index(table), self.id)
 
     def progress(self, **facts: float) -> None:
         """Tell the scheduler numbers that it sums over the workers, such as rows done."""

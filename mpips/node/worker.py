@@ -79,6 +79,8 @@ class WorkerNode(Member):
             self.client.take_over(call.worker, call.takeover.streams)
         worker = self._workers[call.worker]
         worker.task = call.task
+        for table, max_delay in call.delays.items():
+            self.client.set_delay(self._names[table], call.worker, max_delay)
         function = getattr(self._apps[call.worker], call.function)
         running = function(worker, **call.arguments)
         if call.takeover is not None:

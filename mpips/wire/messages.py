@@ -172,7 +172,7 @@ class Call(Message, frozen=True, tag=5):
     """Scheduler to a node: run a function of the app, for logical worker `worker` if >= 0.
 
     `task` counts the plan's tasks. `takeover` is there if the node has not acted for the logical
-    worker before.
+    worker before. `delays` has the tau of the tables for which the plan has changed it.
     """
 
     request: int
@@ -181,6 +181,7 @@ class Call(Message, frozen=True, tag=5):
     arguments: dict[str, Any]
     task: int = 0
     takeover: Takeover | None = None
+    delays: dict[str, int] = {}
 
 
 class Return(Message, frozen=True, tag=6):

@@ -77,7 +77,8 @@ def examples(rng: np.random.Generator) -> Iterator[Message]:
     yield Kill(node=4, **head)
     yield Joined(table=1, copy=2, segments=[0, 63])
     takeover = Takeover([(3, 4), (0, 0)], {"f": {"order": keys}})
-    yield Call(request=1, worker=2, function="f", arguments={}, task=9, takeover=takeover)
+    yield Call(request=1, worker=2, function="f", arguments={}, task=9, takeover=takeover,
+               delays={"w": 2**31})
     yield Return(request=1, result=None, streams=[(3, 4), (0, 0)])
     yield Ready(**head)
     yield Failed(exit_code=65, what="line\nline", where="", remedy="")

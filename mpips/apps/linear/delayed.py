@@ -74,7 +74,8 @@ class DelayedLinear(BlockApp):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        self.max_delay = job.config.sync.max_delay if self.sync_mode == "bounded" else 0
+        chosen = job.config.sync.max_delay if self.sync_mode == "bounded" else 0
+        self.max_delay = 0 if chosen == "auto" else chosen
         self._late: deque[tuple[Pending, int]] = deque()
         self._busy_s = self._waited_s = 0.0
 
