@@ -7,7 +7,7 @@ from typing import Any, Final
 from mpips.core.machine import Effect, Report, Send
 from mpips.core.task import SetDelay, Task
 from mpips.errors import AppError
-from mpips.wire.messages import Call, Return, Takeover
+from mpips.wire.messages import Call, Drop, Return, Takeover
 from mpips.wire.types import NOBODY, Table, View
 
 SERVER: Final = -1
@@ -16,11 +16,16 @@ SERVER: Final = -1
 
 @dataclass(slots=True)
 class Place:
-    """A part of the task: its place in the results, the logical worker, and who runs it."""
+    """A part of the task: its place in the results, the logical worker, and who runs it.
+
+    `backup` runs it too, since `node` has been at it for long.
+    """
 
     at: int
     worker: int
     node: int
+    since: float = 0.0
+    backup: int = NOBODY
 
 
 @dataclass(slots=True)
@@ -44,10 +49,11 @@ class Calling:
     """
 
     def __init__(self) -> None:
-        self.requests = 0
+        self.requests = self.reissued = 0
         self._tasks = 0
         # By table: tau, where the plan has changed it. Each call says it, so that all know.
         self._delays: dict[str, int] = {}
+        self._now = 0.0
         self._open: Open | None = None
         # By logical worker: who acts for it as far as it knows, and what that one would tell
         # whoever comes after it.
@@ -68,26 +74,58 @@ class Calling:
             for place in self._open.places.values()
         ]
 
-    def begin(self, task: Task, view: View) -> list[Effect]:
+    def begin(self, now: float, task: Task, view: View) -> list[Effect]:
         """Give a task to those that it is for."""
+        self._now = now
         self._tasks += 1
         self._open = Open(task)
         for worker, actor in enumerate(view.actors):
             self._actors.setdefault(worker, actor)
         return self._give_out(view)
 
-    def take(self, message: Return) -> list[Any] | None:
-        """Take a result, and return all if it was the last one."""
+    def tick(self, now: float, view: View) -> list[Effect]:
+        """Give parts that take too long to other nodes, too, if their task wants it."""
+        self._now = now
+        wait_s = self._open.task.reissue_s if self._open else None
+        if self._open is None or wait_s is None:
+            return []
+        workers = view.nodes("worker")
+        effects: list[Effect] = []
+        for request, place in self._open.places.items():
+            others = [node for node in workers if node != place.node]
+            is_late = place.worker != SERVER and now - place.since > wait_s
+            if not is_late or place.backup != NOBODY or not others:
+                continue
+            busy = [one.node for one in self._open.places.values()]
+            place.backup = min(others, key=busy.count)
+            self.reissued += 1
+            takeover = self._takeovers.get(place.worker, Takeover([], {}))
+            effects.append(self._message(request, place, place.backup, view, takeover))
+        return effects
+
+    def take(self, source: int, message: Return) -> tuple[list[Effect], dict[int, int]]:
+        """Take a result; return what follows, and by logical worker who acts for it from now on.
+
+        The first attempt that is finished counts; the other one is called off.
+        """
         if self._open is None or message.request not in self._open.places:
-            return None
+            return [], {}
         place = self._open.places.pop(message.request)
+        effects: list[Effect] = []
+        moved: dict[int, int] = {}
+        if place.backup != NOBODY:
+            loser = place.backup
+            if source == place.backup:
+                loser, moved[place.worker] = place.node, source
+                self._actors[place.worker] = source
+            effects.append(Send(loser, Drop(request=message.request, worker=place.worker)))
         self._open.results[place.at] = message.result
         if place.worker != SERVER:
             known = self._takeovers.get(place.worker)
             calls = dict(known.calls) if known else {}
             calls[self._open.task.function] = self._open.task.arguments
             self._takeovers[place.worker] = Takeover(message.streams, calls)
-        return self._results()
+        return effects, moved
 
     def move(self, view: View) -> tuple[list[Effect], list[Any] | None]:
         """Give the parts of dead nodes to others; return all results if none is open any more."""
@@ -108,14 +146,22 @@ class Calling:
             self._open = Open(self._open.task)
             return self._give_out(view), None
         effects: list[Effect] = []
+        for request, place in self._open.places.items():
+            # Whoever helped the dead gives way to its successor.
+            if place.backup != NOBODY and (place.backup not in alive or request in gone):
+                effects.append(Send(place.backup, Drop(request=request, worker=place.worker)))
+                place.backup = NOBODY
         for request, place in gone.items():
+            del self._open.places[request]
             actor = view.actors[place.worker]
             if actor == NOBODY:
-                del self._open.places[request]
                 continue
+            # A number of its own: that node may have tried before, and been called off.
+            self.requests += 1
             place.node = actor
-            effects.append(self._call(request, place, view))
-        return effects, self._results()
+            self._open.places[self.requests] = place
+            effects.append(self._call(self.requests, place, view))
+        return effects, self.results()
 
     def set_delay(self, asked: SetDelay, tables: Sequence[Table]) -> Report:
         """Change the tau of a table from the next task on, and return what to tell of it.
@@ -163,6 +209,13 @@ class Calling:
         if place.worker != SERVER and self._actors[place.worker] != place.node:
             self._actors[place.worker] = place.node
             takeover = self._takeovers.get(place.worker, Takeover([], {}))
+        place.since = self._now
+        return self._message(request, place, place.node, view, takeover)
+
+    def _message(
+        self, request: int, place: Place, node: int, view: View, takeover: Takeover | None
+    ) -> Send:
+        assert self._open is not None
         call = Call(
             epoch=view.epoch,
             request=request,
@@ -173,9 +226,9 @@ class Calling:
             takeover=takeover,
             delays=self._delays,
         )
-        return Send(place.node, call)
+        return Send(node, call)
 
-    def _results(self) -> list[Any] | None:
+    def results(self) -> list[Any] | None:
         """Return the results in the order of the parts, once all are there."""
         if self._open is None or self._open.places:
             return None

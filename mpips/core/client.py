@@ -67,6 +67,17 @@ class ClientMachine(Machine):
             taken = Stream(shape.segments, shape.max_delay, number, clock)
             self._streams[table, stream] = taken
 
+    def abandon(self, stream: int) -> None:
+        """Forget a logical worker, and all of its tasks: another node acts for it."""
+        tasks = {t for t, task in self._tasks.items() if task.stream == stream}
+        for timestamp in tasks:
+            for request in self._tasks.pop(timestamp).requests:
+                del self._requests[request]
+            self._followers.pop(timestamp, None)
+        for timestamp, followers in self._followers.items():
+            self._followers[timestamp] = [f for f in followers if f.timestamp not in tasks]
+        self._streams = {key: one for key, one in self._streams.items() if key[1] != stream}
+
     def positions(self, stream: int) -> list[tuple[int, int]]:
         """Return number and clock of a logical worker's last push, by table."""
         found = (self._streams.get((table, stream)) for table in range(len(self.tables)))

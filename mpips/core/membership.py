@@ -127,6 +127,12 @@ def admit(view: View, epoch: int, joins: Joins) -> View:
     )
 
 
+def reassign(view: View, epoch: int, actors: Mapping[int, int]) -> View:
+    """Return the view in which other nodes act for some logical workers."""
+    changed = tuple(actors.get(worker, node) for worker, node in enumerate(view.actors))
+    return msgspec.structs.replace(view, epoch=epoch, actors=changed)
+
+
 def missing_copies(view: View, replicas: int) -> int:
     """Return how many copies in sync fewer there are than there could be, of all segments."""
     wanted = min(replicas, len(view.nodes("server")) - 1)

@@ -9,7 +9,14 @@ from typing import Any, Final
 
 from mpips.core.calling import Calling
 from mpips.core.machine import Effect, End, Machine, Report, Send
-from mpips.core.membership import Change, admit, fail_over, first_view, missing_copies
+from mpips.core.membership import (
+    Change,
+    admit,
+    fail_over,
+    first_view,
+    missing_copies,
+    reassign,
+)
 from mpips.core.task import Plan, SetDelay
 from mpips.core.watch import Watch
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
@@ -100,7 +107,7 @@ class SchedulerMachine(Machine):
                 self._ready.add(source)
                 return self._begin(now) if self._all(self._ready) else []
             case Return() if self.state == "running":
-                return self._step_return(now, message)
+                return self._step_return(now, source, message)
             case Progress():
                 latest = self._progress.get(message.worker)
                 if latest is None or message.number > latest.number:
@@ -126,7 +133,9 @@ class SchedulerMachine(Machine):
     def tick(self, now: float) -> list[Effect]:
         """Give up on nodes that do not come, or do not go, in time; admit copies; watch."""
         if self.state == "running":
-            return (self._admit(now) if self._joins else []) + self._suspect(now)
+            assert self.view is not None
+            effects = self._admit(now) if self._joins else []
+            return effects + self._suspect(now) + self._calling.tick(now, self.view)
         if self._deadline is None:
             self._deadline = now + FORMING_S_MAX
         if now < self._deadline or self.state == "ended":
@@ -153,7 +162,11 @@ class SchedulerMachine(Machine):
 
     def statistics(self) -> dict[str, int]:
         """Return counters, by name; those of the nodes are summed when they have stopped."""
-        total = {"calls": self._calling.requests, "deaths": len(self._dead)}
+        total = {
+            "calls": self._calling.requests,
+            "reissued_calls": self._calling.reissued,
+            "deaths": len(self._dead),
+        }
         for counters in self._stopped.values():
             for name, count in counters.items():
                 total[name] = total.get(name, 0) + count
@@ -246,11 +259,15 @@ class SchedulerMachine(Machine):
             return effects + self.fail(now, error)
         self.tell(now, "task", f"{asked.function} on {asked.group}")
         assert self.view is not None
-        return effects + self._calling.begin(asked, self.view)
+        return effects + self._calling.begin(now, asked, self.view)
 
-    def _step_return(self, now: float, message: Return) -> list[Effect]:
-        results = self._calling.take(message)
-        return [] if results is None else self._advance(now, results)
+    def _step_return(self, now: float, source: int, message: Return) -> list[Effect]:
+        assert self.view is not None
+        effects, moved = self._calling.take(source, message)
+        if moved:
+            effects += self._announce(now, reassign(self.view, self._next_epoch(), moved))
+        results = self._calling.results()
+        return effects if results is None else effects + self._advance(now, results)
 
     # -- Membership ------------------------------------------------------------------------------
 

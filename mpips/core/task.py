@@ -18,12 +18,15 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         function: name of the app's method.
         arguments: its keyword arguments, the same for all; arrays may be among them.
         only: the one logical worker that runs it; None: all.
+        reissue_s: after how many seconds the part of a logical worker that has not answered is
+            given to another node too, and whoever answers first counts; None: never.
     """
 
     group: str
     function: str
     arguments: dict[str, Any] = {}
     only: int | None = None
+    reissue_s: float | None = None
 
     def __post_init__(self) -> None:
         assert self.group in GROUPS, self.group

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 SCHEDULER = 0
 NEVER = 2**62
-BEAT_S = 1.0
+BEATS_IN_A_SILENCE = 8
 FLUSH_S = 10.0
 
 
@@ -175,7 +175,7 @@ class Member(Node):
     def tick(self, now: float) -> None:
         """Tell the scheduler who is alive on this host, now and then."""
         if self.pulse is not None and self._epoch and now >= self._next_beat:
-            self._next_beat = now + BEAT_S
+            self._next_beat = now + beat_s(self.config)
             self.send(SCHEDULER, Beat(epoch=self._epoch, moved=self.pulse.moved()))
 
     def answer(
@@ -287,6 +287,11 @@ class Member(Node):
         # The scheduler alone ends with the job's code: mpirun kills all that are left when the
         # first rank ends with an error, and the result would never be written.
         self.exit_code = 0
+
+
+def beat_s(config: Config) -> float:
+    """Return how often nodes say who is alive, in seconds: every second if silence may last."""
+    return min(1.0, config.recovery.silence_s / BEATS_IN_A_SILENCE)
 
 
 def make_chains(config: Config, tables: list[Table]) -> list[FilterChain]:

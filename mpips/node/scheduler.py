@@ -16,7 +16,7 @@ from mpips.node.console import Console, show
 from mpips.node.failure import explain_failure
 from mpips.node.folder import RunFolder
 from mpips.node.loop import Node
-from mpips.node.member import BEAT_S, Pulses
+from mpips.node.member import Pulses, beat_s
 from mpips.transport.base import Transport
 from mpips.wire.messages import Hello, Kill, Message
 from mpips.wire.types import Table
@@ -112,7 +112,7 @@ class SchedulerNode(Node):
     def tick(self, now: float) -> None:
         """Let the machine see the time, and show what the workers report."""
         if self.pulse is not None and now >= self._next_look:
-            self._next_look = now + BEAT_S
+            self._next_look = now + beat_s(self._config)
             self.machine.see(now, self.pulse.moved())
         self.carry_out(self.machine.tick(now))
         if self._console is None or self.machine.state != "running":

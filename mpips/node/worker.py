@@ -4,6 +4,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -17,7 +18,7 @@ from mpips.node.member import SCHEDULER, Member
 from mpips.node.shard import data_facts, open_shards
 from mpips.store.updates import find_update
 from mpips.transport.base import Transport
-from mpips.wire.messages import Call, Message, Progress
+from mpips.wire.messages import Call, Drop, Message, Progress
 from mpips.wire.types import View
 
 Running = tuple[Coroutine[Pending, None, Any], Call]
@@ -45,6 +46,7 @@ class WorkerNode(Member):
         self._apps: dict[int, App] = {}
         self._pending: dict[int, Pending] = {}
         self._ready: deque[Running] = deque()
+        self._running: dict[int, Running] = {}
         # A heap: until when somebody sleeps, and a number that keeps the order of equal times.
         self._alarms: list[tuple[float, int, Pending]] = []
         self._alarm = 0
@@ -75,6 +77,7 @@ class WorkerNode(Member):
     def call(self, call: Call) -> None:
         """Start a coroutine for the call; `work` runs it."""
         if call.takeover is not None:
+            self._drop(call.worker)
             self._act_for([call.worker])
             self.client.take_over(call.worker, call.takeover.streams)
         worker = self._workers[call.worker]
@@ -82,13 +85,21 @@ class WorkerNode(Member):
         for table, max_delay in call.delays.items():
             self.client.set_delay(self._names[table], call.worker, max_delay)
         function = getattr(self._apps[call.worker], call.function)
-        running = function(worker, **call.arguments)
-        if call.takeover is not None:
-            running = self._recover_first(worker, call.takeover.calls, running)
-        self._ready.append((running, call))
+        if call.takeover is None:
+            running = function(worker, **call.arguments)
+        else:
+            todo = partial(function, worker, **call.arguments)
+            running = self._recover_first(worker, call.takeover.calls, todo)
+        self._running[call.worker] = running, call
+        self._ready.append(self._running[call.worker])
 
     def take(self, source: int, message: Message) -> None:
-        """Step the client."""
+        """Step the client, or call off what another node has done."""
+        if isinstance(message, Drop):
+            running = self._running.get(message.worker)
+            if running is not None and running[1].request == message.request:
+                self._drop(message.worker)
+            return
         self.carry_out(self.client.step(self.clock(), source, message))
 
     def perform(self, effect: Effect) -> None:
@@ -102,6 +113,23 @@ class WorkerNode(Member):
         if not self._open[pending.worker] and pending.worker in self._returns:
             self._return(pending.worker, *self._returns.pop(pending.worker))
 
+    def _drop(self, worker: int) -> None:
+        """Act for a logical worker no longer, and forget what it has begun."""
+        if worker not in self._workers:
+            return
+        running = self._running.pop(worker, None)
+        if running is not None:
+            self._ready = deque(one for one in self._ready if one is not running)
+            running[0].close()
+        for pending in [p for p in self._pending.values() if p.worker == worker]:
+            del self._pending[pending.timestamp]
+        for _, _, pending in self._alarms:
+            if pending.worker == worker:
+                pending.waiter = None
+        self._returns.pop(worker, None)
+        self.client.abandon(worker)
+        del self._workers[worker], self._apps[worker], self._open[worker]
+
     def _act_for(self, mine: list[int]) -> None:
         """Make what logical workers need: their part of the data, and an app."""
         shards = open_shards(self.config, mine)
@@ -114,13 +142,13 @@ class WorkerNode(Member):
         self,
         worker: Worker,
         calls: dict[str, dict[str, Any]],
-        running: Coroutine[Pending, None, Any],
+        todo: Callable[[], Coroutine[Pending, None, Any]],
     ) -> Any:
         """Have the app make again what earlier calls have left, then do the call."""
         worker.may_push = False
         await self._apps[worker.id].recover(worker, calls)
         worker.may_push = True
-        return await running
+        return await todo()
 
     @property
     def due(self) -> float:
@@ -134,19 +162,21 @@ class WorkerNode(Member):
         if not self._ready:
             return False
         for _ in range(len(self._ready)):
-            running, call = self._ready.popleft()
+            running = self._ready.popleft()
+            call = running[1]
             try:
-                pending = running.send(None)
+                pending = running[0].send(None)
             except StopIteration as stop:
                 if self._open[call.worker]:
                     self._returns[call.worker] = call.request, stop.value
                 else:
                     self._return(call.worker, call.request, stop.value)
                 continue
-            pending.waiter = running, call
+            pending.waiter = running
         return True
 
     def _return(self, worker: int, request: int, result: Any) -> None:
+        del self._running[worker]
         self.answer(request, result, self.client.positions(worker))
 
     def watch(self, worker: int, timestamp: int, effects: list[Effect]) -> Pending:

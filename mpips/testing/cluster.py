@@ -59,6 +59,7 @@ class Simulation:
         self.is_healed = faults == CALM
         self.dead: set[int] = set()
         self._kills = sorted(faults.kills, reverse=True)
+        self._killable: dict[int, bool] = {}
         self._stops = sorted(faults.stops, reverse=True)
         for number, node in enumerate(self.nodes):
             if isinstance(node, Member | SchedulerNode):
@@ -171,8 +172,9 @@ class Simulation:
 
     def try_to_kill(self, node: int) -> bool:
         """Let a node die if its mates manage to, and return whether they have."""
-        works = bool(self._random.random() < self._faults.kill_works)
-        if works:
+        if node not in self._killable:
+            self._killable[node] = bool(self._random.random() < self._faults.kill_works)
+        if works := self._killable[node]:
             self.kill(node)
         return works
 

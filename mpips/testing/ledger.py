@@ -29,11 +29,13 @@ class Settings(Section, frozen=True, kw_only=True):
         steps: calls of each logical worker.
         pushes: pushes of each call.
         keys: size of the dense tables.
+        reissue_s: after which time another node does a call, too; 0: never.
     """
 
     steps: int = 3
     pushes: int = 3
     keys: int = 24
+    reissue_s: float = 0.0
 
     @property
     def columns(self) -> int:
@@ -90,7 +92,13 @@ class Ledger(App):
         """Let all work, step by step; let servers count calls; collect everything."""
         seen, served = [], []
         for step in range(self.settings.steps):
-            seen.append((yield Task(group="workers", function="work", arguments={"step": step})))
+            work = Task(
+                group="workers",
+                function="work",
+                arguments={"step": step},
+                reissue_s=self.settings.reissue_s or None,
+            )
+            seen.append((yield work))
             served.append((yield Task(group="servers", function="serve")))
         (tables,) = yield Task(group="workers", function="collect", only=0)
         return {"seen": seen, "served": served, **tables}

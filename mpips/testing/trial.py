@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from mpips.config import Config, parse
@@ -16,7 +17,7 @@ from mpips.wire.types import NOBODY
 
 SERVERS_MAX: Final = 4
 WORKERS_MAX: Final = 4
-SILENCES_S: Final = (3.0, 30.0)
+SILENCES_S: Final = (0.4, 3.0)
 NEVER_S: Final = 1e9
 DEADLINE_S: Final = 2 * DELAY_S_MAX
 COUNTERS: Final = (
@@ -27,6 +28,7 @@ COUNTERS: Final = (
     "server_pulls",
     "server_duplicate_slices",
     "server_parked_slices",
+    "reissued_calls",
 )
 
 
@@ -98,6 +100,7 @@ def run_trial(seed: int, shape: Shape | None = None, has_kills: bool = True) -> 
     settings = Settings(steps=int(sizes.integers(1, 5)), pushes=int(sizes.integers(1, 5)))
     compress = "lz4" if sizes.random() < 0.2 else "off"
     silence_s = SILENCES_S[seed % len(SILENCES_S)] if has_kills else NEVER_S
+    settings = msgspec.structs.replace(settings, reissue_s=float(sizes.choice([0.0, 0.03, 0.3])))
     config = _configure(seed, shape, settings, compress, silence_s)
     size = 1 + shape.servers + shape.workers + (shape.spares or 0)
     faults = draw_faults(mishaps, size)
@@ -187,6 +190,7 @@ def _configure(
             f"model.steps={settings.steps}",
             f"model.pushes={settings.pushes}",
             f"model.keys={settings.keys}",
+            f"model.reissue_s={settings.reissue_s}",
             f"filters.compress={compress}",
         ],
     )

@@ -184,6 +184,13 @@ class Call(Message, frozen=True, tag=5):
     delays: dict[str, int] = {}
 
 
+class Drop(Message, frozen=True, tag=21):
+    """Scheduler to a node: another one was faster with this call of a logical worker."""
+
+    request: int
+    worker: int
+
+
 class Return(Message, frozen=True, tag=6):
     """Node to scheduler: the result of a call, and how far its logical worker's streams are."""
 
@@ -284,4 +291,5 @@ MESSAGES = (
     NewView,
     Beat,
     Kill,
+    Drop,
 )

@@ -14,6 +14,7 @@ from mpips.wire.messages import (
     Beat,
     Call,
     Coding,
+    Drop,
     Failed,
     Hello,
     Joined,
@@ -75,6 +76,7 @@ def examples(rng: np.random.Generator) -> Iterator[Message]:
     yield Replicated(request=5, **head)
     yield Beat(moved=[0, 3], **head)
     yield Kill(node=4, **head)
+    yield Drop(request=7, worker=3)
     yield Joined(table=1, copy=2, segments=[0, 63])
     takeover = Takeover([(3, 4), (0, 0)], {"f": {"order": keys}})
     yield Call(request=1, worker=2, function="f", arguments={}, task=9, takeover=takeover,
