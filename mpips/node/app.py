@@ -52,6 +52,13 @@ class App(ABC):
 
     What they return goes to the plan: numbers, strings, lists, dicts and arrays.
 
+    To survive the death of servers an app needs nothing. To survive that of workers it needs
+    nothing either, if its calls leave nothing in the object that later ones use: another node makes
+    an object and does the unfinished call from its beginning, drawing the same numbers from
+    `worker.random`. Otherwise it gives `recover`. Where dead workers' logical workers are dropped
+    (recovery.worker = "drop"), the plan gets fewer results, and must not rely on those of a certain
+    worker.
+
     Attributes:
         Settings: the msgspec Struct of the config's section [model], without `kind`.
         mode: the value of sync.mode that the algorithm is made for.
@@ -85,8 +92,10 @@ class App(ABC):
         """Make again what a logical worker's earlier calls have left in its object.
 
         Called on a new object, before the unfinished call of a worker that has died is done again
-        from its beginning. It may pull and may not push. The call's pushes that have been applied
-        before are applied no second time; the answer of such a push_pull is what is there now.
+        from its beginning, or the next one is begun. It may pull and may not push. The call's
+        pushes that have been applied before are applied no second time; the answer of such a
+        push_pull is what is there now. So a call must push as often, and to the same keys, whatever
+        it pulls: what it pushes may be another.
 
         Args:
             worker: the logical worker.

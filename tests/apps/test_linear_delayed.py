@@ -75,8 +75,7 @@ def serial_weights(path: Path, max_delay: int, passes: int, parts: int = 2) -> A
     keys = [np.arange(b, e) for b, e in pairwise(starts)]
     blocks = [[shard.pack(part) for part in keys] for shard in shards]
     bounds = [curvatures(list(shard.columns(starts))) for shard in shards]
-    within, between = (sum(pair[i] for pair in bounds) for i in (0, 1))
-    u = within + 1e-10 + max_delay * between
+    u = sum(within + 1e-10 + max_delay * between for within, between in bounds)
     w, late = np.zeros(starts[-1]), deque()
     random = np.random.default_rng(np.random.SeedSequence([1]))
     for _ in range(passes):

@@ -9,6 +9,7 @@ import numpy as np
 
 from mpips.apps.linear import settings as config
 from mpips.apps.linear.finish import score_rows, summarise_scores, write_weights
+from mpips.apps.linear.shares import answer_share, share_of, share_out, share_range
 from mpips.apps.linear.types import Floats, Starts
 from mpips.core.machine import Report
 from mpips.core.task import Plan, Task
@@ -49,17 +50,27 @@ class BlockApp(App):
     how many workers and servers there are.
 
     A solver gives `weight_table`, `prepare`, `choose` and the workers' method `sweep`, in which
-    the first logical worker may return the keys that are `active` now, and the largest `violation`
-    that it met: a pass that met small ones alone is followed by a check.
+    the logical worker that `speaks` for all may return the keys that are `active` now, and the
+    largest `violation` that it met: a pass that met small ones alone is followed by a check.
+
+    What calls leave in a logical worker's object follows from the data, the arguments of the calls
+    and the weights, so that whoever takes over makes it again; it computes margins with other last
+    digits. A block step that was done before then changes nothing, as its push is known and its
+    answer is what the weights are. If logical workers are dropped, the others go on to the optimum
+    of their own rows.
 
     Attributes:
         check_passes: passes between two checks, at most.
+        remade: the workers' methods, in this order, that whoever takes over calls once more beside
+            `read`; they push nothing.
         w: float64 `(features,)`, of a logical worker: the weights, by key.
+        speaks: whether a logical worker says what all of them know.
     """
 
     Settings: ClassVar[type[msgspec.Struct]] = config.Settings
     mode: ClassVar[str] = "sequential"
     check_passes: ClassVar[int] = CHECK_PASSES
+    remade: ClassVar[tuple[str, ...]] = ()
     settings: config.Settings
 
     def __init__(self, job: Job) -> None:
@@ -73,7 +84,10 @@ class BlockApp(App):
             raise ConfigError("there is no training data", "data.train", remedy)
         self.features: int = job.facts["features"]
         self.w: Floats = np.zeros(0)
-        # The scheduler's: the best lower bound of the optimum, and the first check's violation.
+        self.speaks = False
+        # The scheduler's: who takes part, the best lower bound of the optimum, and the first
+        # check's violation.
+        self._among = list(range(job.logical_workers))
         self._bound = -np.inf
         self._first = 0.0
 
@@ -108,7 +122,7 @@ class BlockApp(App):
         """Alternate checks of all keys and passes over blocks; then measure and save."""
         summary: dict[str, Any] = yield from self.solve()
         if self.job.config.data.test:
-            parts = yield Task(group="workers", function="score")
+            parts = yield from share_out("score", self._among)
             summary |= summarise_scores(parts)
         if "folder" in self.job.facts:
             yield Task(group="workers", function="save", arguments={"summary": summary}, only=0)
@@ -140,8 +154,10 @@ class BlockApp(App):
                 order = random.permutation(blocks)
                 found = yield Task(group="workers", function="sweep", arguments={"order": order})
                 steps, passes = steps + len(order), passes + 1
-                active = found[0].get("active", active)
-                if found[0].get("violation", np.inf) <= CHECK_RATIO * check.violation:
+                # Nobody has spoken if the one who should was dropped just now.
+                told: dict[str, Any] = next((part for part in found if part), {})
+                active = told.get("active", active)
+                if told.get("violation", np.inf) <= CHECK_RATIO * check.violation:
                     break
         return {
             "converged": is_converged,
@@ -156,17 +172,23 @@ class BlockApp(App):
         }
 
     def check_all(self) -> Step:
-        """Return a `Check` of all keys."""
-        found = yield Task(group="workers", function="check")
-        largest = max(part["largest"] for part in found)
+        """Return a `Check` of all keys, and of the rows of all that take part."""
+        parts: list[float] = []
+        while len(parts) != len(self._among):
+            before = len(self._among)
+            found = yield from share_out("check", self._among)
+            largest = max(part["largest"] for part in found)
+            # Scaled like this, the dual point is feasible.
+            scale = min(1.0, self.settings.l1 / largest) if largest else 1.0
+            parts = yield Task(group="workers", function="dual", arguments={"scale": scale})
+            if len(parts) < before:
+                # What is bounded is the objective of other rows.
+                self._bound = -np.inf
         violation = max(part["violation"] for part in found)
         self._first = self._first or violation
-        # Scaled like this, the dual point is feasible.
-        scale = min(1.0, self.settings.l1 / largest) if largest else 1.0
-        parts = yield Task(group="workers", function="dual", arguments={"scale": scale})
         self._bound = max(self._bound, sum(parts))
-        norm = sum(part["norm"] for part in found)
-        objective = sum(part["loss"] for part in found) + self.settings.l1 * norm
+        loss, norm = (sum(part[name] for part in found) for name in ("loss", "norm"))
+        objective = loss + self.settings.l1 * norm
         return Check(
             objective=objective,
             gap=self._gap(objective, violation),
@@ -186,8 +208,32 @@ class BlockApp(App):
 
     # -- Workers ---------------------------------------------------------------------------------
 
+    async def recover(self, worker: Worker, calls: dict[str, dict[str, Any]]) -> None:
+        """Make the rows again, the blocks, and the margins, of the weights as they are now."""
+        if "load" not in calls:
+            return
+        self.read(worker)
+        for name in self.remade:
+            if name in calls:
+                await getattr(self, name)(worker, **calls[name])
+        if len(self.w):
+            self.resume(await worker.pull("w"))
+            # Who goes on from a check needs its doubts about each row.
+            self.shard.loss()
+        if "check" in calls:
+            self.speaks = worker.id == calls["check"]["among"][0]
+
+    def resume(self, pulled: Floats) -> None:
+        """Take the weights, and all that comes with them, as the servers have them now."""
+        self.w = first_column(pulled).copy()
+        self.shard.follow(self.w)
+
     async def load(self, worker: Worker) -> Any:
         """Read the rows."""
+        self.read(worker)
+
+    def read(self, worker: Worker) -> None:
+        """Read the rows; the weights are 0."""
         # A scheduler has no Numba.
         from mpips.apps.linear.shard import Shard
 
@@ -195,21 +241,23 @@ class BlockApp(App):
         self.shard = Shard(worker.shard.read(), self.features)
         self.w = np.zeros(self.features)
 
-    async def check(self, worker: Worker) -> dict[str, Any]:
+    async def check(self, worker: Worker, among: list[int]) -> dict[str, Any]:
         """Sum up the gradient of all keys, and look at this worker's share of them."""
+        self.speaks = worker.id == among[0]
         loss = self.shard.loss()
         await worker.push("gradient", None, self.shard.gradient())
-        share = range_share(self.features, worker.id, self.job.logical_workers)
+        share = share_range(self.features, *share_of(worker, among))
         g = await worker.pull("gradient", share)
         w = self.w[slice(*share)]
         violation = violations(w, g, self.settings.l1)
-        return {
+        found = {
             "loss": loss,
             "norm": float(np.abs(w).sum()),
             "largest": float(np.abs(g).max(initial=0.0)),
             "violation": float(violation.max(initial=0.0)),
             "active": share[0] + find_active(w, g, self.settings.l1),
         }
+        return answer_share(worker, found)
 
     async def dual(self, worker: Worker, scale: float) -> float:
         """Return this shard's part of the dual objective."""
@@ -219,14 +267,14 @@ class BlockApp(App):
         """Return the number of weights that are not 0."""
         return int(np.count_nonzero(self.w))
 
-    async def score(self, worker: Worker) -> dict[str, Floats]:
-        """Return margins and labels of this worker's part of the test data."""
-        return score_rows(self.job, self.original(self.w), worker.id)
+    async def score(self, worker: Worker, among: list[int]) -> dict[str, Any]:
+        """Return margins and labels of this worker's share of the test data."""
+        scores = score_rows(self.job, self.original(self.w), *share_of(worker, among))
+        return answer_share(worker, scores)
 
     async def save(self, worker: Worker, summary: dict[str, Any]) -> None:
         """Write the model, with the weights that the servers have."""
-        values = await worker.pull("w")
-        weights = self.original(values[:, 0] if values.ndim == 2 else values)
+        weights = self.original(first_column(await worker.pull("w")))
         write_weights(self.job, weights, summary, self.permutation())
 
     def original(self, w: Floats) -> Floats:
@@ -239,13 +287,9 @@ class BlockApp(App):
         return out
 
 
-def range_share(size: int, part: int, parts: int) -> tuple[int, int]:
-    """Return the range [begin, end) of a part of [0, size).
-
-    >>> [range_share(10, part, 3) for part in range(3)]
-    [(0, 3), (3, 6), (6, 10)]
-    """
-    return size * part // parts, size * (part + 1) // parts
+def first_column(values: Floats) -> Floats:
+    """Return the first value of each key in what a pull has brought."""
+    return values[:, 0] if values.ndim == 2 else values
 
 
 def violations(w: Floats, g: Floats, l1: float) -> Floats:

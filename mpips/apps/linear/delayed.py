@@ -63,14 +63,17 @@ class DelayedLinear(BlockApp):
     Blocks are equal key ranges, visited in an order that is drawn anew for each pass. A worker
     computes the gradient of a block without the answers to its last `sync.max_delay` pushes: it
     does not wait for them, and uses them exactly that many blocks later, so that a run depends on
-    its settings and not on the network. With delay 0 it is the sequential method.
+    its settings and not on the network. With delay 0 it is the sequential method. (Whoever takes
+    over for a dead worker knows all answers so far, so that its gradients are newer for a while.)
 
     The step is 1 / (L_var + max_delay L_cov), which converges (Theorem 2 of Li et al., NIPS 2014);
     L_var and L_cov are bounds of the curvature within a block and between blocks, computed from
-    the data. `step = "fixed"` takes 1 / L_var, which does not converge if the delay is large.
+    the data: each worker pushes the bounds of its rows, and servers add them. `step = "fixed"`
+    takes 1 / L_var, which does not converge if the delay is large.
     """
 
     mode: ClassVar[str] = "bounded"
+    remade: ClassVar[tuple[str, ...]] = ("measure",)
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -94,19 +97,14 @@ class DelayedLinear(BlockApp):
     # -- The scheduler ---------------------------------------------------------------------------
 
     def prepare(self) -> Step:
-        """Have the rows read and the curvature measured, and say how long steps are."""
+        """Have the rows read, and the curvature measured, which says how long steps are."""
         found = yield Task(group="workers", function="load")
         rows, nonzeros = (sum(part[name] for part in found) for name in ("rows", "nonzeros"))
         blocks = self.settings.blocks or -(-4 * nonzeros // max(rows, 1))
         cuts = np.linspace(0, self.features, min(max(blocks, 1), self.features) + 1)
         self._starts = cuts.astype(np.int64)
         arguments = {"starts": self._starts}
-        found = yield Task(group="workers", function="measure", arguments=arguments)
-        within, between = (sum(part[name] for part in found) for name in ("within", "between"))
-        curvature = within + EPSILON
-        if self.settings.step == "bound":
-            curvature += self.max_delay * between
-        yield Task(group="workers", function="begin", arguments={"curvature": curvature})
+        yield Task(group="workers", function="measure", arguments=arguments)
 
     def solve(self) -> Step:
         """Add to the summary which share of the passes' time workers have waited: `idle`."""
@@ -127,21 +125,19 @@ class DelayedLinear(BlockApp):
         await super().load(worker)
         return {"rows": len(self.shard.margins), "nonzeros": self.shard.nonzeros}
 
-    async def measure(self, worker: Worker, starts: Starts) -> dict[str, float]:
-        """Cut the blocks, and return bounds of this shard's curvature in and between them."""
+    async def measure(self, worker: Worker, starts: Starts) -> None:
+        """Cut the blocks, and find this shard's part of the inverse of the step's length."""
         self._starts = starts
         ranges = zip(starts.tolist(), starts[1:].tolist(), strict=False)
         self._blocks = [self.shard.pack(np.arange(begin, end)) for begin, end in ranges]
         within, between = self.bounds()
-        return {"within": within, "between": between}
+        self._curvature = within + EPSILON
+        if self.settings.step == "bound":
+            self._curvature += self.max_delay * between
 
     def bounds(self) -> tuple[float, float]:
         """Return bounds of this shard's curvature in and between blocks."""
         return curvatures(list(self.shard.columns(self._starts)))
-
-    async def begin(self, worker: Worker, curvature: float) -> None:
-        """Note the inverse of the step's length, which one logical worker tells the servers."""
-        self._curvature = 0.0 if worker.id else curvature
 
     async def sweep(self, worker: Worker, order: Starts) -> dict[str, Any]:
         """Push each block's gradient in this order, with answers `max_delay` blocks late."""
@@ -160,7 +156,7 @@ class DelayedLinear(BlockApp):
         return len(self._late) > self.max_delay
 
     async def gradient_of(self, worker: Worker, b: int) -> Floats:
-        """Return what is pushed for a block: gradient and inverse length of the step, `(n, 2)`.
+        """Return this shard's part of gradient and inverse length of a block's step, `(n, 2)`.
 
         Whoever studies delays lets it sleep too, which stands for more work.
         """
@@ -173,14 +169,14 @@ class DelayedLinear(BlockApp):
         """Return the seconds that this worker's passes have waited, and all of them."""
         return self._waited_s, self._busy_s
 
-    async def check(self, worker: Worker) -> dict[str, Any]:
+    async def check(self, worker: Worker, among: list[int]) -> dict[str, Any]:
         """Look at all keys, with everything that is late."""
         waited = self._waited_s
         while self._late:
             await self._catch_up(worker)
         # Only what passes wait for counts as idle.
         self._waited_s = waited
-        return await super().check(worker)
+        return await super().check(worker, among)
 
     async def _catch_up(self, worker: Worker) -> None:
         """Take the oldest answer."""

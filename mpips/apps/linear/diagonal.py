@@ -1,11 +1,12 @@
 """The diagonal solver: the block proximal gradient method with features that seldom meet."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
 from mpips.apps.linear.app import BlockApp, Step
 from mpips.apps.linear.types import Floats, Starts
+from mpips.apps.linear.update import OpenProximal
 from mpips.core.task import Task
 from mpips.node.app import Job
 from mpips.node.kv import Worker
@@ -23,13 +24,15 @@ class DiagonalLinear(BlockApp):
     """Proximal steps that take the features of a block as independent (Li et al., NIPS 2014).
 
     A block's features hardly ever occur in the same row, so that its Hessian is nearly diagonal:
-    they are coloured greedily, the frequent ones first, by what the first logical worker's first
-    rows show. The model is stored in the order of blocks, each of them a range of keys. In a block
+    they are coloured greedily, the frequent ones first, by what a logical worker's first rows
+    show. The model is stored in the order of blocks, each of them a range of keys. In a block
     step the workers push gradient and a bound of the diagonal over the range, servers move each
     weight inside its trust region, and the workers pull the range.
 
     Steps are cheap but many: good for an objective near to the optimum, slow at the last digits.
     """
+
+    remade: ClassVar[tuple[str, ...]] = ("arrange",)
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -42,7 +45,7 @@ class DiagonalLinear(BlockApp):
         return Table(
             name="w",
             size=self.features,
-            update="proximal",
+            update=OpenProximal,
             settings=settings,
             aggregate=True,
             mode="sequential",
@@ -56,9 +59,10 @@ class DiagonalLinear(BlockApp):
 
     def prepare(self) -> Step:
         """Have the features coloured, and all workers order them by colour."""
-        found = yield Task(group="workers", function="load")
-        self._starts = found[0]["starts"]
-        yield Task(group="workers", function="arrange", arguments=found[0])
+        yield from super().prepare()
+        (found,) = yield Task(group="workers", function="colour", only=0)
+        self._starts = found["starts"]
+        yield Task(group="workers", function="arrange", arguments=found)
 
     def choose(self, active: Starts) -> Step:
         """Return the blocks with active keys: the others would stay as they are."""
@@ -67,12 +71,13 @@ class DiagonalLinear(BlockApp):
 
     # -- Workers ---------------------------------------------------------------------------------
 
-    async def load(self, worker: Worker) -> dict[str, Any] | None:
-        """Read the rows; the first logical worker returns the features' order and the blocks."""
+    def read(self, worker: Worker) -> None:
+        """Read the rows, whose columns are not arranged yet."""
         assert worker.shard is not None
         self._rows = worker.shard.read()
-        if worker.id:
-            return None
+
+    async def colour(self, worker: Worker) -> dict[str, Any]:
+        """Return the features' order and the blocks."""
         permutation, starts = order_features(self._rows, self.features)
         return {"permutation": permutation, "starts": starts}
 
@@ -89,17 +94,20 @@ class DiagonalLinear(BlockApp):
         ranges = zip(starts.tolist(), starts[1:].tolist(), strict=False)
         self._blocks = [self.shard.pack(np.arange(begin, end)) for begin, end in ranges]
 
+    def resume(self, pulled: Floats) -> None:
+        """Take weights and trust regions."""
+        super().resume(pulled)
+        self._delta = pulled[:, 1].copy()
+
     async def sweep(self, worker: Worker, order: Starts) -> dict[str, Any]:
         """Make a step of each block in this order."""
         for b in order.tolist():
             block, span = self._blocks[b], (int(self._starts[b]), int(self._starts[b + 1]))
             part = slice(*span)
             pushed = block.diagonal(self.shard.margins, self._delta[part])
-            w = await worker.push_pull("w", span, pushed)
-            step: Floats = w - self.w[part]
-            # The server moves the trust region in the same way.
-            self._delta[part] = np.minimum(DELTA_MAX, 2.0 * np.abs(step) + 0.1)
-            self.w[part] = w
+            pulled = await worker.push_pull("w", span, pushed)
+            step: Floats = pulled[:, 0] - self.w[part]
+            self.w[part], self._delta[part] = pulled[:, 0], pulled[:, 1]
             block.advance(step, self.shard.margins)
         return {}
 

@@ -1,6 +1,6 @@
 """The exact solver: blocks of active features, each with its whole Hessian and solved exactly."""
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class ExactLinear(BlockApp):
     Segments are large, since small ones would make blocks small: d alone decides their number, so
     that the number of servers does not change the result.
     """
+
+    remade: ClassVar[tuple[str, ...]] = ("begin", "pack")
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -80,6 +82,11 @@ class ExactLinear(BlockApp):
         scale = await worker.pull("scale")
         self._trust: Floats = np.divide(1.0, scale, out=np.zeros(self.features), where=scale > 0.0)
 
+    def resume(self, pulled: Floats) -> None:
+        """Take weights, and the trust regions of the keys that were in a block already."""
+        super().resume(pulled)
+        self._trust = np.where(pulled[:, 1] > 0.0, pulled[:, 1], self._trust)
+
     async def pack(self, worker: Worker, keys: Starts, starts: Starts) -> None:
         """Pack the keys into blocks, block b being `keys[starts[b]:starts[b + 1]]`."""
         self._blocks = [self.shard.pack(part) for part in np.split(keys, starts[1:-1])]
@@ -94,7 +101,8 @@ class ExactLinear(BlockApp):
             w, trust = self.w[keys], self._trust[keys]
             g, h = block.model(self.shard.margins, trust)
             # Trust regions are the same on all workers; servers add what they get.
-            pushed = make_push(None if worker.id else trust, g, h, self.settings.block)
+            share = trust / self.job.logical_workers
+            pushed = make_push(share, g, h, self.settings.block)
             segment = table.segment_range(int(keys[0]) // table.segment_size)
             assert keys[-1] < segment[1], "a block crosses segments"
             pulled = await worker.push_pull("w", keys.astype(np.uint64), pushed, within=segment)
@@ -103,7 +111,9 @@ class ExactLinear(BlockApp):
             worst = max(worst, float(violations(w, pulled[:, 2], l1).max()))
             active.append(keys[find_active(pulled[:, 0], pulled[:, 2], l1)])
         # All logical workers know the same: one of them says it.
-        return {} if worker.id else {"violation": worst, "active": np.sort(np.concatenate(active))}
+        if not self.speaks:
+            return {}
+        return {"violation": worst, "active": np.sort(np.concatenate(active))}
 
 
 def segment_count(size: int) -> int:

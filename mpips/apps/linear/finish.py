@@ -13,13 +13,14 @@ from mpips.node.app import Job
 MODEL_FILE = "model.h5"
 
 
-def score_rows(job: Job, weights: Floats, worker: int) -> dict[str, Floats]:
-    """Return margins and labels of a logical worker's part of the test data.
+def score_rows(job: Job, weights: Floats, part: int, parts: int) -> dict[str, Floats]:
+    """Return margins and labels of a share of the test data.
 
     Args:
         job: the job; its config names the data.
         weights: float64 `(features,)`, by original column.
-        worker: the logical worker.
+        part: which share.
+        parts: how many there are.
 
     Raises:
         MissingInputError, DataError: the data is not there, damaged, or of another key space.
@@ -30,7 +31,7 @@ def score_rows(job: Job, weights: Floats, worker: int) -> dict[str, Floats]:
 
     path = job.config.data.test
     with open_data(path) as data:
-        begin, end = data.row_ranges(job.logical_workers)[worker]
+        begin, end = data.row_ranges(parts)[part]
     margins, labels = score_file(path, _model(job, weights, {}), begin, end)
     return {"margins": margins, "labels": labels}
 

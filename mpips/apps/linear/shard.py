@@ -87,12 +87,13 @@ class Shard:
 
     def columns(self, starts: Starts) -> "Iterator[scipy.sparse.csc_array]":
         """Yield the columns [starts[b], starts[b + 1]) as a matrix, for each b."""
-        import scipy.sparse
-
-        parts = self._values, self._rows, self._starts
-        matrix = scipy.sparse.csc_array(parts, shape=(len(self.margins), len(self._starts) - 1))
+        matrix = self._matrix()
         for begin, end in pairwise(starts.tolist()):
             yield matrix[:, begin:end]
+
+    def follow(self, w: Floats) -> None:
+        """Make the margins those of a w `(n_features,)`."""
+        self.margins[:] = self._matrix() @ w
 
     def scales(self) -> Floats:
         """Return the largest |x_ij| of each column, 0 for an empty one."""
@@ -113,6 +114,14 @@ class Shard:
     def dual(self, scale: float) -> float:
         """Return the rows' part of the dual objective, at `scale` times the dual point of w."""
         return float(kernels.dual(self._doubts, scale))
+
+    def _matrix(self) -> "scipy.sparse.csc_array":
+        """Return the rows as a matrix, without copying."""
+        import scipy.sparse
+
+        parts = self._values, self._rows, self._starts
+        shape = len(self.margins), len(self._starts) - 1
+        return scipy.sparse.csc_array(parts, shape=shape)
 
     def pack(self, keys: Starts) -> Block:
         """Return a block of columns, int64 `(n,)`, rising."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mpips.apps.linear.finish import score_rows, summarise_scores, write_weights
 from mpips.apps.linear.overlap import Overlap, share_hidden
 from mpips.apps.linear.settings import Settings
+from mpips.apps.linear.shares import answer_share, share_of, share_out
 from mpips.core.machine import Report
 from mpips.core.task import Plan, Task
 from mpips.errors import ConfigError
@@ -41,6 +42,10 @@ class StreamLinear(App):
     The progressive loss is each row's loss before the model has learnt from it. In the first pass
     that is an honest estimate of the loss on new data, over all states of the model. `overlap` is
     the share of the time of pulls in which their workers worked (see `Overlap`).
+
+    A worker's passes leave nothing in its object. Who takes over for one that has died goes through
+    the rows of the unfinished pass again: the servers take what they have had before no second
+    time, but the losses of these rows are then those of a model that knows them.
 
     A solver gives `update`, and where a pull brings more than weights, `weights` and `pushed`. A
     gradient of 0 must change nothing on its servers, whatever is pushed with it.
@@ -103,7 +108,8 @@ class StreamLinear(App):
             yield Report("pass", {"number": number, "rows": rows, "loss": loss})
         summary |= {"overlap": share_hidden(streamed), "logloss": None, "auc": None}
         if test:
-            parts = yield Task(group="workers", function="score")
+            among = list(range(self.job.logical_workers))
+            parts = yield from share_out("score", among)
             summary |= summarise_scores(parts)
         [saved] = yield Task(
             group="workers", function="save", only=0, arguments={"summary": summary}
@@ -178,9 +184,10 @@ class StreamLinear(App):
         await worker.wait(*pushes)
         return {**done, "pull_s": overlap.pull_s, "hidden_s": overlap.hidden_s}
 
-    async def score(self, worker: Worker) -> dict[str, npt.NDArray[np.float64]]:
-        """Return margins and labels of this worker's part of the test data."""
-        return score_rows(self.job, await self._pull_weights(worker), worker.id)
+    async def score(self, worker: Worker, among: list[int]) -> dict[str, Any]:
+        """Return margins and labels of this worker's share of the test data."""
+        weights = await self._pull_weights(worker)
+        return answer_share(worker, score_rows(self.job, weights, *share_of(worker, among)))
 
     async def save(self, worker: Worker, summary: dict[str, Any]) -> dict[str, int]:
         """Write the model if there is a run folder, and return facts about it."""

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from mpips.apps.linear.types import Floats
+from mpips.store.optimisers import Proximal
 from mpips.store.update import Field, Slots, Update
 from mpips.wire.types import ValueArray
 
@@ -30,11 +31,11 @@ class BlockNewtonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 class BlockNewton(Update):
     """Move a block of weights to the minimum of its quadratic model inside a trust region.
 
-    A push carries for each of its n keys: the trust radius that the model was made for, the
-    gradient, and the pairs of the symmetric Hessian as `kernels.newton.fold` lays them out: each
-    pair once. All of a push's keys are one block, so that the table must aggregate, and a push
-    must stay inside one segment. A pull returns weight, next trust radius, and the gradient that
-    was pushed.
+    A push carries for each of its n keys: a share of the trust radius to begin with, which counts
+    in the key's first push; the gradient; and the pairs of the symmetric Hessian as
+    `kernels.newton.fold` lays them out: each pair once. All of a push's keys are one block, so
+    that the table must aggregate, and a push must stay inside one segment. A pull returns weight,
+    next trust radius, and the gradient that was pushed.
 
     The next radius is twice the step, or a quarter of the old one: far from the optimum steps may
     grow, and near to it the model becomes Newton's.
@@ -62,7 +63,8 @@ class BlockNewton(Update):
         assert n <= self.settings.block, f"{n} keys came as one block"
         part = slots if len(slots) else np.arange(first, first + n)
         block = np.asarray(values, np.float64)
-        w, trust, g = rows[part, 0], block[:, 0].copy(), block[:, 1].copy()
+        w, known, g = rows[part, 0], rows[part, 1], block[:, 1].copy()
+        trust = np.where(known > 0.0, known, block[:, 0])
         h = np.empty((n, n))
         self._kernels.unfold(block, h)
         d = self._kernels.minimise(np.asarray(w, np.float64), g, h, self.settings.l1, trust)
@@ -71,16 +73,40 @@ class BlockNewton(Update):
         rows[part, 2] = g
 
 
+@final
+class OpenProximal(Update):
+    """The update function `Proximal`, a pull of which brings the trust region beside the weight.
+
+    So whoever takes over a logical worker learns of it.
+    """
+
+    name: ClassVar[str] = "open-proximal"
+    Settings: ClassVar[type[msgspec.Struct]] = Proximal.Settings
+
+    def __init__(self, width: int, settings: Mapping[str, float] | None = None) -> None:
+        self._proximal = Proximal(width, settings)
+        super().__init__(width, settings)
+        self.push_width = self.pull_width = 2 * width
+
+    def make_fields(self) -> tuple[Field, ...]:
+        """Return the weight and how far it may move."""
+        return self._proximal.make_fields()
+
+    def apply(self, rows: ValueArray, slots: Slots, first: int, values: ValueArray) -> None:
+        """Change the rows by gradients and second derivatives."""
+        self._proximal.apply(rows, slots, first, values)
+
+
 def push_width(block: int) -> int:
     """Return the number of values that a push carries for each key."""
     return 3 + block // 2
 
 
-def make_push(trust: Floats | None, g: Floats, h: Floats, block: int) -> Floats:
+def make_push(trust: Floats, g: Floats, h: Floats, block: int) -> Floats:
     """Return the values to push for a block: float64 `(n, push_width)`.
 
     Args:
-        trust: float64 `(n,)`, pushed by one logical worker, since servers add; None by the others.
+        trust: float64 `(n,)`: this worker's share, since servers add.
         g: float64 `(n,)`.
         h: float64 `(n, n)`; the lower triangle is read.
         block: the setting.
@@ -88,8 +114,7 @@ def make_push(trust: Floats | None, g: Floats, h: Floats, block: int) -> Floats:
     from mpips.apps.linear.kernels import newton
 
     values = np.zeros((len(g), push_width(block)))
-    if trust is not None:
-        values[:, 0] = trust
+    values[:, 0] = trust
     values[:, 1] = g
     newton.fold(h, values)
     return values
