@@ -5,15 +5,37 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from mpips.core.machine import Effect, Send
 from mpips.filters.chain import FilterChain
 from mpips.transport.backoff import Backoff
 from mpips.transport.base import FRAMES_PER_POLL, Transport
 from mpips.wire.frame import Codec
-from mpips.wire.messages import Message, Pull, Push, Replicate, Snapshot, Values
+from mpips.wire.messages import (
+    Message,
+    Pull,
+    Push,
+    PushAck,
+    Replicate,
+    Replicated,
+    Snapshot,
+    Values,
+)
 
-TICK_S = 0.05
+TICK_S: Final = 0.05
+
+CONTROL: Final = "control"
+KINDS: Final[dict[type[Message], str]] = {
+    Push: "push",
+    PushAck: "push",
+    Pull: "pull",
+    Values: "pull",
+    Replicate: "replication",
+    Snapshot: "replication",
+    Replicated: "replication",
+}
+"""What the bytes of a message are counted as; of all others, as `CONTROL`."""
 
 
 class Node(ABC):
@@ -26,6 +48,8 @@ class Node(ABC):
     Attributes:
         exit_code: None while its part in the job is not over.
         successor: the node that goes on in this one's place, in another role.
+        bytes_sent: bytes handed to the transport, by kind; key lists of pushes and pulls are a
+            kind of their own, "keys".
     """
 
     def __init__(self, transport: Transport, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,7 +57,8 @@ class Node(ABC):
         self.exit_code: int | None = None
         self.successor: Node | None = None
         self.chains: Sequence[FilterChain] = ()
-        self.bytes_sent: Counter[str] = Counter()
+        kinds = (*KINDS.values(), "keys", CONTROL)
+        self.bytes_sent: Counter[str] = Counter(dict.fromkeys(kinds, 0))
         self._codec = Codec()
         self._next_tick = 0.0
         self._lost: frozenset[int] = frozenset()
@@ -90,15 +115,15 @@ class Node(ABC):
 
     def send(self, dest: int, message: Message) -> None:
         """Filter, encode and send a message."""
-        kind = "control"
-        if isinstance(message, Push | Pull | Values):
-            kind = "push" if isinstance(message, Push) else "pull"
-            if self.chains:
-                message = self.chains[message.table].encode(message)
-        elif isinstance(message, Replicate | Snapshot):
-            kind = "replication"
+        if self.chains and isinstance(message, Push | Pull | Values):
+            message = self.chains[message.table].encode(message)
         head, arrays = self._codec.encode(message)
-        self.bytes_sent[kind] += len(head) + sum(array.nbytes for array in arrays)
+        # All bytes that leave a node are counted here.
+        keys = message.keys if isinstance(message, Push | Pull | Values) else None
+        key_bytes = 0 if keys is None else keys.nbytes
+        size = len(head) + sum(array.nbytes for array in arrays)
+        self.bytes_sent[KINDS.get(type(message), CONTROL)] += size - key_bytes
+        self.bytes_sent["keys"] += key_bytes
         self.transport.send(dest, head, arrays)
 
     @abstractmethod

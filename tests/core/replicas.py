@@ -12,10 +12,17 @@ from mpips.core.server import ServerMachine
 from mpips.store.table import make_store
 from mpips.wire.messages import Joined, Message, PushAck
 from mpips.wire.types import NOBODY, Member, Table, View, make_epoch
+from tests.core.schedules import History
 
 SCHEDULER, CLIENT = 0, 9
 Letter = tuple[int, int, Message]
 """Source, dest and message."""
+
+DENSE = Table(name="w", size=8, segments=2, update=History)
+SPARSE = Table(name="w", kind="sparse", segments=4, update=History)
+SUMS = Table(name="w", size=8, segments=2, aggregate=True, mode="sequential")
+BOUNDED = Table(name="w", size=8, segments=2, mode="bounded", max_delay=0)
+ALL = (0, 8)
 
 
 def make_view(
@@ -186,3 +193,11 @@ class Group:
                 case Finished(timestamp=timestamp, result=result):
                     assert timestamp not in self.finished
                     self.finished[timestamp] = result
+
+
+def make_group(table: Table = DENSE, copies: int = 1, streams: int = 2) -> Group:
+    """Return servers of which the first owns all segments, and the next ones have the copies."""
+    segments = table.segments
+    nodes = range(1, 2 + max(copies, 1))
+    sync = [list(nodes)[1 : 1 + copies]] * segments
+    return Group(table, make_view([1] * segments, sync, servers=nodes, streams=streams), streams)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from mpips.core.machine import Effect, Finished, Send
 from mpips.core.task import Plan, Task
+from mpips.filters.chain import FilterChain
 from mpips.node.app import App
 from mpips.node.kv import Worker
 from mpips.node.local import make_nodes
@@ -17,7 +19,20 @@ from mpips.node.scheduler import STALL_S, SchedulerNode
 from mpips.transport.backoff import FIRST_SLEEP_S, SPINS, Backoff
 from mpips.transport.base import Frame, Transport
 from mpips.transport.loop import LoopTransport
-from mpips.wire.messages import Message, PushAck, Ready, Stopped
+from mpips.wire.frame import Codec
+from mpips.wire.messages import (
+    Joined,
+    Message,
+    Pull,
+    Push,
+    PushAck,
+    Ready,
+    Replicate,
+    Replicated,
+    Snapshot,
+    Stopped,
+    Values,
+)
 from mpips.wire.types import Table
 from tests.sim.jobs import job
 
@@ -115,14 +130,55 @@ def test_idle_loop_wakes_when_somebody_is_due() -> None:
     assert max(clock.sleeps) == 20e-3
 
 
-def test_effects_are_carried_out_and_bytes_counted_by_kind() -> None:
+KEYS, ROWS = np.arange(5, dtype=np.uint64), np.ones((5, 1))
+PARTS: list[tuple[int, int, int, int]] = [(0, 0, 0, 5)]
+MESSAGES: list[tuple[Message, str]] = [
+    (Push(request=1, table=0, stream=0, number=1, clock=1, pull=True, slices=PARTS, keys=KEYS,
+          values=ROWS), "push"),
+    (PushAck(request=1), "push"),
+    (Pull(request=1, table=0, slices=PARTS, keys=KEYS), "pull"),
+    (Values(request=1, table=0, keys=KEYS, values=ROWS, counts=[5]), "pull"),
+    (Replicate(request=1, table=0, clock=1, parts=[(0, 1)], slices=PARTS, keys=KEYS, values=ROWS),
+     "replication"),
+    (Snapshot(request=1, table=0, slices=PARTS, numbers=np.zeros((1, 2), np.int64),
+              clocks=np.zeros((1, 2), np.int64), keys=KEYS, rows=ROWS), "replication"),
+    (Replicated(request=1), "replication"),
+    (Joined(table=0, copy=1, segments=[0]), "control"),
+    (Ready(), "control"),
+]  # fmt: skip
+
+
+def test_effects_are_carried_out() -> None:
     one, other = LoopTransport.world(2)
     node, peer = Listener(one, Clock(), 9), Listener(other, Clock(), 9)
     node.carry_out([Send(1, PushAck(request=1)), Finished(1, None), Send(1, Ready())])
     assert peer.turn()
     assert peer.heard == [PushAck(request=1), Ready()]
-    assert set(node.statistics()) == {"bytes_control"}
     assert not peer.turn()
+
+
+@pytest.mark.parametrize(("message", "kind"), MESSAGES, ids=lambda m: type(m).__name__)
+def test_bytes_are_counted_by_kind_and_all_of_them_once(message: Message, kind: str) -> None:
+    node = Listener(LoopTransport.world(2)[0], Clock(), 9)
+    node.send(1, message)
+    head, arrays = Codec().encode(message)
+    size = len(head) + sum(array.nbytes for array in arrays)
+    keys = 8 * len(KEYS) if isinstance(message, Push | Pull | Values) else 0
+    counts = {f"bytes_{name}": 0 for name in ("push", "pull", "replication", "control")}
+    counts |= {f"bytes_{kind}": size - keys, "bytes_keys": keys}
+    assert node.statistics() == counts
+
+
+def test_bytes_are_counted_as_they_are_sent() -> None:
+    # What a filter saves is not sent, of keys and of values.
+    node = Listener(LoopTransport.world(2)[0], Clock(), 9)
+    node.chains = [FilterChain(["lz4"])]
+    keys, values = np.arange(10_000, dtype=np.uint64), np.zeros((10_000, 1))
+    push, _ = MESSAGES[0]
+    parts = [(0, 0, 0, 10_000)]
+    node.send(1, msgspec.structs.replace(push, slices=parts, keys=keys, values=values))
+    assert 0 < node.bytes_sent["push"] < values.nbytes / 10
+    assert 0 < node.bytes_sent["keys"] < keys.nbytes
 
 
 def test_job_where_nobody_can_go_on_is_given_up_once() -> None:
