@@ -95,6 +95,7 @@ class ClientMachine(Machine):
         within: Range | None = None,
         after: Iterable[int] = (),
         out: np.ndarray | None = None,
+        clocks: bool = False,
     ) -> tuple[int, list[Effect]]:
         """Start a push (`values`), a pull (`pull`), or both, and return its timestamp.
 
@@ -113,6 +114,7 @@ class ClientMachine(Machine):
             after: timestamps of tasks that must be finished before this one starts (OSDI 2014,
                 execute-after-finished).
             out: `(n, pull width)`, where the pulled values shall be written; None: a new array.
+            clocks: whether the answer shall say which pushes are in it.
 
         Raises:
             ValueError: the clock of a push to a table with clocks does not rise.
@@ -122,6 +124,7 @@ class ClientMachine(Machine):
         task = Task(
             self._timestamp, table, stream, where, values, pull, clock, within, set(after), out
         )
+        task.wants_clocks = clocks
         # Cut and number it now, whenever it is sent: pushes are applied in this order.
         self._cut(task)
         if values is not None:
@@ -293,6 +296,7 @@ class ClientMachine(Machine):
                 keys=keys,
                 stream=task.stream,
                 clock=task.clock,
+                wants_clocks=task.wants_clocks,
             )
         else:
             message = Push(
@@ -309,6 +313,7 @@ class ClientMachine(Machine):
                 values=_take_spans(task.values, spans),
                 needs=needs,
                 base=self._stream(task.table, task.stream).base,
+                wants_clocks=task.wants_clocks,
             )
         return Send(request.owner, message)
 
@@ -317,6 +322,8 @@ class ClientMachine(Machine):
     def _take(self, task: Task, message: Values) -> None:
         """Put the values of an answer where the caller wants them."""
         request, at = task.requests[message.request], 0
+        if message.clocks:
+            task.take_clocks(self.tables[task.table], message.clocks)
         if message.keys is not None:
             # The range of a sparse table: the keys that exist, by segment.
             for piece, count in zip(request.pieces, message.counts, strict=True):
@@ -338,7 +345,8 @@ class ClientMachine(Machine):
         while finished:
             task = finished.popleft()
             del self._tasks[task.timestamp]
-            effects.append(Finished(task.timestamp, self._result(task)))
+            clocks = task.key_clocks(self.tables[task.table])
+            effects.append(Finished(task.timestamp, self._result(task), clocks))
             for other in self._followers.pop(task.timestamp, ()):
                 other.after.discard(task.timestamp)
                 if not other.after:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mpips.core.aggregation import Aggregation, Contribution
-from mpips.core.clock import VectorClock
+from mpips.core.clock import Piece, VectorClock
 from mpips.core.machine import Send
 from mpips.core.predicate import Rule
 from mpips.core.reading import needs_of
@@ -218,6 +218,25 @@ class Held:
                 for stream in applied.streams:
                     clocks[stream] = max(clocks[stream], applied.clock)
         return numbers, clocks
+
+    def contained(
+        self, segments: Sequence[int], open_updates: Iterable[Applied]
+    ) -> list[list[Piece]]:
+        """Return up to which clock pushes are in the values, by logical worker, as pieces.
+
+        Args:
+            segments: whose values, ascending; the pieces are ranges of them.
+            open_updates: those that are here and not on all copies: clocks wait for these.
+        """
+        spans, clocks = self.spans(segments), VectorClock(len(self.reign), len(self.active))
+        for span in spans:
+            clocks.merge(self.clocks.take(*span))
+        for applied in open_updates:
+            if applied.table == self.index:
+                for stream in applied.streams:
+                    for span in applied.spans:
+                        clocks.advance(stream, *span, applied.clock)
+        return [[p for span in spans for p in clock.pieces(*span)] for clock in clocks.clocks]
 
     def adopt(self, segment: int, log: int, numbers: Sequence[int], clocks: Sequence[int]) -> None:
         """Take over what `state` has returned on the owner."""

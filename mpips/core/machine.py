@@ -19,10 +19,15 @@ class Send(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):
-    """Effect: the task `timestamp` of this node's client is finished, with this result."""
+    """Effect: the task `timestamp` of this node's client is finished, with this result.
+
+    `clocks` says which pushes are in it, if that was asked for: by logical worker, key ranges and
+    clocks.
+    """
 
     timestamp: int
     result: Any
+    clocks: list[list[tuple[int, int, int]]] | None = None
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):

@@ -45,6 +45,10 @@ class Replicator:
         """Return the number of open requests."""
         return len(self._open)
 
+    def updates(self) -> list[Applied]:
+        """Return the updates that are not on all copies yet; some of them more than once."""
+        return [shipment.applied for shipment in self._open.values()]
+
     def install(self, view: View, helds: Sequence[Held], node: int) -> list[Applied]:
         """Forget who has left, plan who joins, and return the updates that now are everywhere."""
         self.epoch = view.epoch
@@ -162,8 +166,7 @@ class Replicator:
         while left and size < REQUEST_BYTES_MAX:
             segment = left.pop(0)
             found, state = held.store.snapshot(segment)
-            updates = [shipment.applied for shipment in self._open.values()]
-            applied, reached = held.state(segment, updates)
+            applied, reached = held.state(segment, self.updates())
             slices.append((segment, held.logs[segment], 0, len(state)))
             rows.append(state)
             numbers.append(applied)

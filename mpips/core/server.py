@@ -361,6 +361,10 @@ class ServerMachine(Machine):
             ack = PushAck(epoch=epoch, incarnation=incarnation, request=request)
             return Send(source, ack)
         keys, values, counts = read_slices(held.store, message)
+        clocks = []
+        if message.wants_clocks:
+            segments = [segment for segment, _, _, _ in message.slices]
+            clocks = held.contained(segments, self._replicator.updates())
         answer = Values(
             epoch=epoch,
             incarnation=incarnation,
@@ -369,5 +373,6 @@ class ServerMachine(Machine):
             keys=keys,
             values=values,
             counts=counts,
+            clocks=clocks,
         )
         return Send(source, answer)

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mpips.core.clock import Piece as Taken
+from mpips.core.clock import RangeClock, VectorClock
 from mpips.core.consistency import History
 from mpips.core.slicing import Piece, Range, Request
-from mpips.wire.types import KeyArray, ValueArray
+from mpips.wire.types import KeyArray, Table, ValueArray
 
 
 @dataclass(slots=True)
@@ -28,8 +30,33 @@ class Task:
     marks: list[int] = field(default_factory=list)
     needs: list[int] = field(default_factory=list)
     number: int = 0
+    wants_clocks: bool = False
+    clocks: VectorClock | None = None
     requests: dict[int, Request] = field(default_factory=dict)
     found: dict[int, tuple[KeyArray, np.ndarray]] = field(default_factory=dict)
+
+    def take_clocks(self, table: Table, taken: list[list[Taken]]) -> None:
+        """Add the clocks of an answer, which are those of its segments."""
+        if self.clocks is None:
+            self.clocks = VectorClock(table.segments, len(taken))
+        self.clocks.merge(taken)
+
+    def key_clocks(self, table: Table) -> list[list[Taken]] | None:
+        """Return the clocks of all segments pulled, as ranges of keys."""
+        if self.clocks is None:
+            return None
+        pulled = RangeClock(table.segments)
+        for piece in self.pieces:
+            pulled.advance(piece.segment, piece.segment + 1, 1)
+        spans = [(begin, end) for begin, end, is_in in pulled.pieces(0, table.segments) if is_in]
+        return [
+            [
+                (table.segment_range(first)[0], table.segment_range(last - 1)[1], time)
+                for span in spans
+                for first, last, time in clock.pieces(*span)
+            ]
+            for clock in self.clocks.clocks
+        ]
 
 
 class Stream:

@@ -25,14 +25,18 @@ class Pending:
         worker: the logical worker that has started it.
         is_done: whether it is finished.
         result: what a pull got.
+        clocks: of a pull with `clocks=True`: for each logical worker the key ranges pulled and
+            their clocks, `(begin, end, clock)`, ascending: in the result are its pushes to the
+            range up to this clock, and none after it. Ranges are those of whole segments.
     """
 
-    __slots__ = ("callbacks", "is_done", "result", "timestamp", "waiter", "worker")
+    __slots__ = ("callbacks", "clocks", "is_done", "result", "timestamp", "waiter", "worker")
 
     def __init__(self, timestamp: int, worker: int) -> None:
         self.timestamp, self.worker = timestamp, worker
         self.is_done = False
         self.result: Any = None
+        self.clocks: list[list[tuple[int, int, int]]] | None = None
         self.waiter: Any = None
         self.callbacks: list[Callable[[Any], None]] = []
 
@@ -131,7 +135,7 @@ class Worker:
         Raises:
             ValueError: keys or values do not fit the table.
         """
-        return self._start(table, keys, values, False, clock, within, after, None)
+        return self._start(table, keys, values, False, clock, within, after, None, False)
 
     def pull(
         self,
@@ -140,6 +144,7 @@ class Worker:
         *,
         after: Iterable[Pending] = (),
         out: ValueArray | None = None,
+        clocks: bool = False,
     ) -> Pending:
         """Ask the servers for the values of keys; arguments as for `push`.
 
@@ -148,8 +153,12 @@ class Worker:
             keys: sorted unique keys, a range, or None for the whole table.
             after: what must be finished before this pull starts.
             out: `(n, width)` of the table's dtype, where the values shall be written.
+            clocks: whether the answer says which pushes are in it: `Pending.clocks`.
+
+        Raises:
+            ValueError: keys or `out` do not fit the table, or it has no clocks.
         """
-        return self._start(table, keys, None, True, 0, None, after, out)
+        return self._start(table, keys, None, True, 0, None, after, out, clocks)
 
     def push_pull(
         self,
@@ -161,9 +170,10 @@ class Worker:
         within: Range | None = None,
         after: Iterable[Pending] = (),
         out: ValueArray | None = None,
+        clocks: bool = False,
     ) -> Pending:
         """Push, and pull the values after it, in one round trip; arguments as for both."""
-        return self._start(table, keys, values, True, clock, within, after, out)
+        return self._start(table, keys, values, True, clock, within, after, out, clocks)
 
     async def wait(self, *pending: Pending) -> list[Any]:
         """Wait for pushes and pulls, and return their results."""
@@ -222,6 +232,7 @@ class Worker:
         within: Range | None,
         after: Iterable[Pending],
         out: ValueArray | None,
+        clocks: bool,
     ) -> Pending:
         index = self._node.table_index(name)
         table = self._node.tables[index]
@@ -234,6 +245,8 @@ class Worker:
             values = _check_values(table, values, count, self._node.client.widths[index][0])
         if out is not None:
             out = _check_out(table, out, count, self._node.client.widths[index][1])
+        if clocks and not table.has_clocks:
+            raise ValueError(f"table {name} is eventual and does not aggregate: it has no clocks")
         timestamp, effects = self._node.client.start(
             index,
             self.id,
@@ -244,6 +257,7 @@ class Worker:
             within=within,
             after=[one.timestamp for one in after],
             out=out,
+            clocks=clocks,
         )
         return self._node.watch(self.id, timestamp, effects)
 

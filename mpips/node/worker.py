@@ -108,6 +108,7 @@ class WorkerNode(Member):
             super().perform(effect)
             return
         pending = self._pending.pop(effect.timestamp)
+        pending.clocks = effect.clocks
         self._finish(pending, flatten(effect.result))
         self._open[pending.worker] -= 1
         if not self._open[pending.worker] and pending.worker in self._returns:

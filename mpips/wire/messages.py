@@ -59,7 +59,7 @@ class Push(Message, frozen=True, tag=1):
 
     `needs` are the clocks that a pull waits for, by slice; none if it waits for nothing more.
     All of the stream's pushes up to `base` are known to be applied everywhere: what came before a
-    node took over the logical worker.
+    node took over the logical worker. `wants_clocks` is as in `Pull`.
     A key of the slices' range that is not in `keys` takes the clock and keeps its value
     (OSDI 2014, section 4.2). A duplicate is answered again and applied no second time.
     """
@@ -75,6 +75,7 @@ class Push(Message, frozen=True, tag=1):
     values: np.ndarray
     needs: tuple[int, ...] = ()
     base: int = 0
+    wants_clocks: bool = False
     coding: tuple[Coding, ...] = ()
 
 
@@ -87,7 +88,8 @@ class PushAck(Message, frozen=True, tag=2):
 class Pull(Message, frozen=True, tag=3):
     """Client to owner: send the values when the clocks of the slices have reached their marks.
 
-    `clock` is that of the stream's last push to the table before.
+    `clock` is that of the stream's last push to the table before. If `wants_clocks`, the answer
+    says which pushes are in it.
     """
 
     request: int
@@ -96,6 +98,7 @@ class Pull(Message, frozen=True, tag=3):
     keys: np.ndarray | None
     stream: int = 0
     clock: int = 0
+    wants_clocks: bool = False
     coding: tuple[Coding, ...] = ()
 
 
@@ -103,7 +106,9 @@ class Values(Message, frozen=True, tag=4):
     """Owner to client: the values of a pull, slice after slice.
 
     `keys` is there only for the range of a sparse table: the keys that exist in it, and `counts`
-    says how many of them belong to each slice.
+    says how many of them belong to each slice. `clocks` are there if they were asked for: by
+    logical worker, ranges of segments and up to which clock its pushes to them are in the values,
+    and none after it.
     """
 
     request: int
@@ -111,6 +116,7 @@ class Values(Message, frozen=True, tag=4):
     keys: np.ndarray | None
     values: np.ndarray
     counts: list[int]
+    clocks: list[list[tuple[int, int, int]]] = []
     coding: tuple[Coding, ...] = ()
 
 

@@ -24,6 +24,7 @@ class Cast:
     Attributes:
         letters: what was sent and not delivered, in the order of sending.
         finished: the results of finished tasks, by timestamp.
+        clocks: likewise, the clocks of pulls.
     """
 
     table: Table
@@ -31,6 +32,7 @@ class Cast:
     workers: int = 1
     letters: list[Letter] = field(default_factory=list)
     finished: dict[int, Any] = field(default_factory=dict)
+    clocks: dict[int, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         nodes = list(range(1, self.servers + 1))
@@ -89,6 +91,7 @@ class Cast:
             match effect:
                 case Send(dest=dest, message=message):
                     self.letters.append((node, dest, message))
-                case Finished(timestamp=timestamp, result=result):
+                case Finished(timestamp=timestamp, result=result, clocks=clocks):
                     assert timestamp not in self.finished
+                    self.clocks[timestamp] = clocks
                     self.finished[timestamp] = result

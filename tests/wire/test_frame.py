@@ -56,7 +56,9 @@ def examples(rng: np.random.Generator) -> Iterator[Message]:
     yield Pull(request=1, table=0, slices=[], keys=keys[:0], coding=coding, **head)
     yield Pull(request=1, table=0, slices=slices, keys=None)
     yield Values(request=1, table=0, keys=keys, values=values, counts=[2, 3], coding=coding)
-    yield Values(request=1, table=0, keys=None, values=values[::2], counts=[])
+    clocks = [[(0, 3, 2**40), (3, 4, 0)], [(0, 4, 7)]]
+    yield Values(request=1, table=0, keys=None, values=values[::2], counts=[], clocks=clocks)
+    yield Pull(request=1, table=0, slices=slices, keys=None, stream=2, clock=9, wants_clocks=True)
     yield Call(request=1, worker=-1, function="f", arguments={"a": 1, "b": [keys, None, 0.5]})
     yield Return(request=1, result=None)
     yield Return(request=1, result={"x": [1.5, {"y": values.T}], "z": "text"})
