@@ -27,6 +27,8 @@ from mpips.wire.messages import (
     Kill,
     Message,
     NewView,
+    Pull,
+    Push,
     Ready,
     Return,
     Start,
@@ -86,7 +88,7 @@ class Member(Node):
         # Who is in the job, with the epoch that appointed them; what comes from later views.
         self._members: dict[int, int] = {}
         self._parked: list[tuple[int, Message]] = []
-        self._refused = self._parkings = 0
+        self._refused = self._parkings = self._parked_elsewhere = 0
         self.pulse: Pulses | None = None
         self._next_beat = 0.0
 
@@ -257,6 +259,7 @@ class Member(Node):
     def _change_view(self, view: View) -> None:
         """Go on in a new view, with what has waited for it."""
         old = set(self._members)
+        self._parked_elsewhere += self._count_elsewhere(view)
         self._know_view(view)
         log.info("view %d", view.epoch)
         # The others have gone on without this node: whatever it does, nobody may see it.
@@ -269,6 +272,14 @@ class Member(Node):
         self.install(view)
         self._unpark()
 
+    def _count_elsewhere(self, view: View) -> int:
+        """Return how many parked requests are about nothing that a view gives to others."""
+        return sum(
+            all(view.since[message.table][s] <= self._epoch for s, _, _, _ in message.slices)
+            for _, message in self._parked
+            if isinstance(message, Push | Pull)
+        )
+
     def _unpark(self) -> None:
         """Take what has waited for this view."""
         parked, self._parked = self._parked, []
@@ -276,7 +287,11 @@ class Member(Node):
             (self.successor or self).receive(source, message)
 
     def _stop(self, exit_code: int) -> None:
-        views = {"refused_messages": self._refused, "parked_messages": self._parkings}
+        views = {
+            "refused_messages": self._refused,
+            "parked_messages": self._parkings,
+            "parked_elsewhere": self._parked_elsewhere,
+        }
         statistics = {**self.statistics(), **views, **self.counters()}
         log.info("stop with exit code %d: %s", exit_code, statistics)
         self.send(SCHEDULER, Stopped(epoch=self._epoch, statistics=statistics))
