@@ -60,12 +60,23 @@ class ClientMachine(Machine):
         return effects
 
     def take_over(self, stream: int, positions: Sequence[tuple[int, int]]) -> None:
-        """Go on for a logical worker: after the number and the clock that each table is at."""
-        for table, (number, clock) in enumerate(positions):
+        """Do a logical worker's call again, from the number and clock that each table was at.
+
+        Without positions it was its first call.
+        """
+        begins = positions or [(0, 0)] * len(self.tables)
+        for table, (number, clock) in enumerate(begins):
             shape = self.tables[table]
             assert (table, stream) not in self._streams, "it has been here all the time"
             taken = Stream(shape.segments, shape.max_delay, number, clock)
+            taken.is_redo = True
             self._streams[table, stream] = taken
+
+    def end_redo(self, stream: int) -> None:
+        """Note that a logical worker's call is finished."""
+        for table in range(len(self.tables)):
+            if (table, stream) in self._streams:
+                self._streams[table, stream].is_redo = False
 
     def abandon(self, stream: int) -> None:
         """Forget a logical worker, and all of its tasks: another node acts for it."""
@@ -285,6 +296,7 @@ class ClientMachine(Machine):
         ]
         spans = request.spans()
         keys = None if isinstance(task.where, tuple) else _take_spans(task.where, spans)
+        stream = self._stream(task.table, task.stream)
         message: Message
         if task.values is None:
             message = Pull(
@@ -297,6 +309,7 @@ class ClientMachine(Machine):
                 stream=task.stream,
                 clock=task.clock,
                 wants_clocks=task.wants_clocks,
+                is_redo=stream.is_redo,
             )
         else:
             message = Push(
@@ -312,8 +325,9 @@ class ClientMachine(Machine):
                 keys=keys,
                 values=_take_spans(task.values, spans),
                 needs=needs,
-                base=self._stream(task.table, task.stream).base,
+                base=stream.base,
                 wants_clocks=task.wants_clocks,
+                is_redo=stream.is_redo,
             )
         return Send(request.owner, message)
 

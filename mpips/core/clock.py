@@ -16,7 +16,7 @@ Piece = tuple[int, int, int]
 
 @final
 class RangeClock:
-    """One logical worker's clock for all keys of [0, size); it never goes back.
+    """One logical worker's clock for all keys of [0, size).
 
     >>> clock = RangeClock(100)
     >>> clock.advance(20, 60, 3)
@@ -51,6 +51,13 @@ class RangeClock:
         for at in range(low, high):
             if times[at] < time:
                 times[at] = time
+        self._join(low, high)
+
+    def reset(self, begin: int, end: int, time: int) -> None:
+        """Set the clock of [begin, end), which must not be empty, though it may be later."""
+        assert 0 <= begin < end <= self.size, (begin, end, self.size)
+        low, high = self._cut(begin), self._cut(end)
+        self._times[low:high] = [time] * (high - low)
         self._join(low, high)
 
     def least(self, begin: int, end: int) -> int:

@@ -59,7 +59,10 @@ class Copier:
         logs, level, parts = held.logs, held.level, message.parts
         # Nearly always all are the next, and the message is one update.
         if all(s in level and log == logs[s] + 1 for s, log, _, _ in message.slices):
-            update_slices(held.store, message.slices, message.keys, message.values)
+            if held.undo is not None:
+                for segment, _, where, _ in cut_slices(*message.content()):
+                    held.undo.note(segment, message.clock, where)
+            update_slices(held.store, *message.content())
             for segment, log, _, _ in message.slices:
                 logs[segment] = log
                 self._note(held, segment, message.clock, parts)
@@ -68,7 +71,7 @@ class Copier:
                 effects += self._apply_next(held, segment)
             return effects
         shipped, effects = Shipped(source, message.request, len(message.slices)), []
-        for segment, log, where, values in cut_slices(message.slices, message.keys, message.values):
+        for segment, log, where, values in cut_slices(*message.content()):
             if segment in level and log <= logs[segment]:
                 effects += self._count(shipped)
                 continue
@@ -117,6 +120,8 @@ class Copier:
             effects += self._count(early.pop(log).shipped)
         while (entry := early.pop(held.logs[segment] + 1, None)) is not None:
             held.log(segment)
+            if held.undo is not None:
+                held.undo.note(segment, entry.clock, entry.where)
             update_rows(held.store, entry.where, entry.values)
             self._note(held, segment, entry.clock, entry.parts)
             effects += self._count(entry.shipped)

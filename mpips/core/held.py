@@ -10,6 +10,7 @@ from mpips.core.machine import Send
 from mpips.core.predicate import Rule
 from mpips.core.reading import needs_of
 from mpips.core.slicing import Range
+from mpips.core.undo import Undo
 from mpips.store.base import Store
 from mpips.wire.messages import Pull, Push
 from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
@@ -84,6 +85,7 @@ class Held:
         targets: by segment, as owner: the copies that get every update.
         sync: the segments of which this server is a copy in sync, by its view.
         level: the segments of which this server, a copy, has what their owner began with.
+        undo: of a sequential table: what its segments were before their last updates.
         latest: by segment: the last update that is not on all copies yet.
         active: by stream: whether its logical worker takes part.
     """
@@ -108,6 +110,7 @@ class Held:
         self.sync: set[int] = set()
         self.level: set[int] = set()
         self.latest: dict[int, Applied] = {}
+        self.undo = Undo(store) if self.table.mode == "sequential" else None
         self.active = [True] * streams
 
     def install(self, node: int, view: View) -> list[int]:
@@ -241,6 +244,9 @@ class Held:
     def adopt(self, segment: int, log: int, numbers: Sequence[int], clocks: Sequence[int]) -> None:
         """Take over what `state` has returned on the owner."""
         self.logs[segment] = log
+        if self.undo is not None:
+            self.undo.forget(segment)
         self.applied[segment], self.accepted[segment] = list(numbers), list(numbers)
+        # A copy that had more than its new owner goes back: the clocks have to, too.
         for stream, clock in enumerate(clocks):
-            self.clocks.advance(stream, segment, segment + 1, clock)
+            self.clocks.clocks[stream].reset(segment, segment + 1, clock)

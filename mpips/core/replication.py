@@ -8,6 +8,7 @@ snapshot misses nothing that was ever acknowledged (OSDI 2014, section 4.4).
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -141,10 +142,13 @@ class Replicator:
             for copy in copies[segment].tolist():
                 if copy != NOBODY:
                     wanted.setdefault(copy, []).append(segment)
+        # What was applied before is on no copy for certain until all of them are level.
+        applied = Applied(held.index, sorted(set(chain.from_iterable(wanted.values()))))
+        self._note(held, applied)
         effects: list[Effect] = []
         for copy, left in wanted.items():
             while left:
-                effects += self._send_snapshot(held, copy, left, joins=False)
+                effects.append(self._send_snapshot(held, copy, left, applied))
         return effects
 
     def join_next(self) -> list[Effect]:
@@ -152,15 +156,19 @@ class Replicator:
         if not self._joins or any(shipment.joins for shipment in self._open.values()):
             return []
         held, copy, left = self._joins[0]
-        effects = self._send_snapshot(held, copy, left, joins=True)
+        send = self._send_snapshot(held, copy, left)
         if not left:
             self._joins.popleft()
-        return effects
+        return [send]
 
     def _send_snapshot(
-        self, held: Held, copy: int, left: list[int], joins: bool
-    ) -> list[Effect]:
-        """Send as many segments as a message may have, and take them off the list."""
+        self, held: Held, copy: int, left: list[int], levelled: Applied | None = None
+    ) -> Send:
+        """Send as many segments as a message may have, and take them off the list.
+
+        Nobody waits for the snapshot of a copy that joins: it counts once it has it, and it then
+        has all that was applied before.
+        """
         slices: list[Slice] = []
         keys, rows, numbers, clocks, size = [], [], [], [], 0
         while left and size < REQUEST_BYTES_MAX:
@@ -176,11 +184,11 @@ class Replicator:
             size += state.nbytes + 8 * len(state)
             # From here on the copy gets every update.
             held.targets[segment] = (*held.targets[segment], copy)
-        applied_now = Applied(held.index, [segment for segment, _, _, _ in slices])
+        joined = Applied(held.index, [segment for segment, _, _, _ in slices])
         message = Snapshot(
             epoch=self.epoch,
             incarnation=self.incarnation,
-            request=self._begin(copy, applied_now, joins),
+            request=self._begin(copy, levelled or joined, levelled is None),
             table=held.index,
             slices=slices,
             numbers=np.array(numbers, np.int64),
@@ -188,8 +196,7 @@ class Replicator:
             keys=np.concatenate(keys) if keys else None,
             rows=np.concatenate(rows),
         )
-        self._note(held, applied_now)
-        return [Send(copy, message)]
+        return Send(copy, message)
 
     # -- Confirmations ---------------------------------------------------------------------------
 

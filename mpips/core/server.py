@@ -246,6 +246,8 @@ class ServerMachine(Machine):
 
     def _change(self, held: Held, change: Change) -> Change:
         """Apply an update of one segment, and note its number."""
+        if held.undo is not None:
+            held.undo.note(change.segment, change.clock, change.where)
         update_rows(held.store, change.where, change.values)
         change.log = held.log(change.segment)
         for stream, number in change.parts:
@@ -361,6 +363,8 @@ class ServerMachine(Machine):
             ack = PushAck(epoch=epoch, incarnation=incarnation, request=request)
             return Send(source, ack)
         keys, values, counts = read_slices(held.store, message)
+        if held.undo is not None and message.is_redo:
+            held.undo.rewind(message, keys, values)
         clocks = []
         if message.wants_clocks:
             segments = [segment for segment, _, _, _ in message.slices]

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from mpips.config import Config
-from mpips.testing.ledger import BASE, DIGITS, Draw, Floats, Settings, draw, spread
+from mpips.testing.ledger import BASE, DIGITS, Draw, Floats, Settings, descend, draw, spread
 
 EXAMPLES_MAX: Final = 3
 
@@ -47,9 +47,9 @@ class Expected:
             parts = [self.draw(worker, step) for worker in range(self.workers)]
             begin, end = parts[0].range
             before = state[begin:end].copy()
-            total = parts[0].noise - before / 7
+            total = descend(parts[0].noise, before)
             for part in parts[1:]:
-                total += part.noise - before / 7
+                total += descend(part.noise, before)
             state[begin:end] += total
             states.append(state.copy())
         return states

@@ -43,6 +43,12 @@ class Settings(Section, frozen=True, kw_only=True):
         return -(-self.steps * self.pushes // DIGITS)
 
 
+def descend(noise: Floats, before: Floats) -> Floats:
+    """Return what a logical worker pushes to `sums`: each key depends on all that it has seen."""
+    pushed: Floats = noise - before / 7 - before.sum() / 50
+    return pushed
+
+
 @dataclass(frozen=True)
 class Draw:
     """What a logical worker does in one call: a function of seed, worker and step alone."""
@@ -111,7 +117,7 @@ class Ledger(App):
         """
         todo, looks = draw(self.settings, self.job.config.run.seed, worker.id, step), []
         before = await worker.pull("sums", todo.range)
-        worker.push("sums", todo.range, todo.noise - before / 7)
+        worker.push("sums", todo.range, descend(todo.noise, before))
         pushed = []
         for number, keys in enumerate(todo.keys):
             row = self._mark(worker.id, step * self.settings.pushes + number)
