@@ -12,7 +12,7 @@ from mpips.apps.linear.finish import score_rows, summarise_scores, write_weights
 from mpips.apps.linear.shares import answer_share, share_of, share_out, share_range
 from mpips.apps.linear.types import Floats, Starts
 from mpips.core.machine import Report
-from mpips.core.task import Plan, Task
+from mpips.core.task import Plan, SetDelay, Task
 from mpips.errors import ConfigError
 from mpips.node.app import App, Job
 from mpips.node.kv import Worker
@@ -22,7 +22,7 @@ PASSES: Final = 1000
 CHECK_PASSES: Final = 10
 CHECK_RATIO: Final = 0.3
 
-Step = Generator[Task | Report, Any, Any]
+Step = Generator[Task | Report | SetDelay, Any, Any]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):

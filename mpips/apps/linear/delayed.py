@@ -9,7 +9,8 @@ import numpy as np
 
 from mpips.apps.linear.app import BlockApp, Step
 from mpips.apps.linear.types import Floats, Starts
-from mpips.core.task import Task
+from mpips.core.delay import DelayControl
+from mpips.core.task import SetDelay, Task
 from mpips.node.app import Job
 from mpips.node.kv import Pending, Worker
 from mpips.store.update import Field, Slots, Update
@@ -70,6 +71,9 @@ class DelayedLinear(BlockApp):
     L_var and L_cov are bounds of the curvature within a block and between blocks, computed from
     the data: each worker pushes the bounds of its rows, and servers add them. `step = "fixed"`
     takes 1 / L_var, which does not converge if the delay is large.
+
+    With `sync.max_delay = "auto"` the delay begins at 0, and is picked anew before each pass from
+    the share of time that workers have waited in the one before; steps follow it.
     """
 
     mode: ClassVar[str] = "bounded"
@@ -78,7 +82,11 @@ class DelayedLinear(BlockApp):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         chosen = job.config.sync.max_delay if self.sync_mode == "bounded" else 0
+        self.is_auto = chosen == "auto"
         self.max_delay = 0 if chosen == "auto" else chosen
+        # The scheduler's: who picks the delay, and the waiting time that it has seen.
+        self._control = DelayControl()
+        self._seen = 0.0, 0.0
         self._late: deque[tuple[Pending, int]] = deque()
         self._busy_s = self._waited_s = 0.0
 
@@ -107,16 +115,30 @@ class DelayedLinear(BlockApp):
         yield Task(group="workers", function="measure", arguments=arguments)
 
     def solve(self) -> Step:
-        """Add to the summary which share of the passes' time workers have waited: `idle`."""
+        """Add to the summary the last delay, and the share of passes' time waited: `idle`."""
         summary = yield from super().solve()
         found = yield Task(group="workers", function="idleness")
         waited, whole = (sum(part[i] for part in found) for i in (0, 1))
-        return {**summary, "idle": waited / whole if whole else 0.0}
+        idle = waited / whole if whole else 0.0
+        return {**summary, "idle": idle, "max_delay": self.max_delay}
 
     def choose(self, active: Starts) -> Step:
         """Return the blocks with active keys: the others would stay as they are."""
-        yield from ()
+        yield from self.adapt()
         return np.flatnonzero(np.diff(np.searchsorted(active, self._starts)))
+
+    def adapt(self) -> Step:
+        """Pick the delay of the next pass, as a part of the plan, if the config leaves it open."""
+        if not self.is_auto:
+            return
+        found = yield Task(group="workers", function="idleness")
+        before, self._seen = self._seen, (sum(p[0] for p in found), sum(p[1] for p in found))
+        # Whoever has taken over for a dead worker counts from 0.
+        waited, whole = (max(0.0, now - then) for now, then in zip(self._seen, before, strict=True))
+        max_delay = self._control.observe(waited, whole)
+        if max_delay != self.max_delay:
+            self.max_delay = max_delay
+            yield SetDelay("w", max_delay)
 
     # -- Workers ---------------------------------------------------------------------------------
 
@@ -126,14 +148,11 @@ class DelayedLinear(BlockApp):
         return {"rows": len(self.shard.margins), "nonzeros": self.shard.nonzeros}
 
     async def measure(self, worker: Worker, starts: Starts) -> None:
-        """Cut the blocks, and find this shard's part of the inverse of the step's length."""
+        """Cut the blocks, and find this shard's part of the bounds of the curvature."""
         self._starts = starts
         ranges = zip(starts.tolist(), starts[1:].tolist(), strict=False)
         self._blocks = [self.shard.pack(np.arange(begin, end)) for begin, end in ranges]
-        within, between = self.bounds()
-        self._curvature = within + EPSILON
-        if self.settings.step == "bound":
-            self._curvature += self.max_delay * between
+        self._within, self._between = self.bounds()
 
     def bounds(self) -> tuple[float, float]:
         """Return bounds of this shard's curvature in and between blocks."""
@@ -141,6 +160,8 @@ class DelayedLinear(BlockApp):
 
     async def sweep(self, worker: Worker, order: Starts) -> dict[str, Any]:
         """Push each block's gradient in this order, with answers `max_delay` blocks late."""
+        if self.is_auto:
+            self.max_delay = worker.max_delay("w")
         began = worker.now()
         for b in order.tolist():
             while self.takes_next():
@@ -162,7 +183,8 @@ class DelayedLinear(BlockApp):
         """
         block = self._blocks[b]
         pushed = block.diagonal(self.shard.margins, np.zeros(len(block.keys)))
-        pushed[:, 1] = self._curvature
+        delay = self.max_delay if self.settings.step == "bound" else 0
+        pushed[:, 1] = self._within + EPSILON + delay * self._between
         return pushed
 
     async def idleness(self, worker: Worker) -> tuple[float, float]:
