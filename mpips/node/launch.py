@@ -22,7 +22,7 @@ import numpy as np
 from mpips import __version__
 from mpips.config import Config
 from mpips.errors import LaunchError, MpipsError, OutputError
-from mpips.node import kernels, mpirun, surroundings
+from mpips.node import kernels, mpirun, points, surroundings
 from mpips.node.app import App, check_model
 from mpips.node.console import Console, show_count
 from mpips.node.folder import RunFolder, choose_folder
@@ -55,6 +55,8 @@ def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
     try:
         node = _make_node(mpi, kind, config, name)
         kernels.await_kernels(_local_rank(mpi) == 0, _say)
+        if text := os.environ.get(points.VARIABLE):
+            node.reach = points.die_at(text, node.transport.node)
         node = run_loop(node, _backoff(mpi))
         code, error = node.exit_code or 0, None
         # The others believe that this rank is dead: let it be true.

@@ -9,6 +9,7 @@ from typing import Final
 
 from mpips.core.machine import Effect, Send
 from mpips.filters.chain import FilterChain
+from mpips.node.points import Reach
 from mpips.transport.backoff import Backoff
 from mpips.transport.base import FRAMES_PER_POLL, Transport
 from mpips.wire.frame import Codec
@@ -48,6 +49,7 @@ class Node(ABC):
     Attributes:
         exit_code: None while its part in the job is not over.
         successor: the node that goes on in this one's place, in another role.
+        reach: called at the points of the protocol, in tests.
         bytes_sent: bytes handed to the transport, by kind; key lists of pushes and pulls are a
             kind of their own, "keys".
     """
@@ -59,6 +61,7 @@ class Node(ABC):
         self.chains: Sequence[FilterChain] = ()
         kinds = (*KINDS.values(), "keys", CONTROL)
         self.bytes_sent: Counter[str] = Counter(dict.fromkeys(kinds, 0))
+        self.reach: Reach | None = None
         self._codec = Codec()
         self._next_tick = 0.0
         self._lost: frozenset[int] = frozenset()
@@ -72,7 +75,11 @@ class Node(ABC):
             message = self._codec.decode(head, payload)
             if node.chains and isinstance(message, Push | Pull | Values):
                 message = node.chains[message.table].decode(message)
+            if self.reach is not None:
+                self.reach("take", message)
             node.receive(source, message)
+            if self.reach is not None:
+                self.reach("taken", message)
         # What came before a loss is taken before it.
         lost = self.transport.lost
         if len(lost) > len(self._lost) and len(frames) < FRAMES_PER_POLL:
@@ -124,7 +131,11 @@ class Node(ABC):
         size = len(head) + sum(array.nbytes for array in arrays)
         self.bytes_sent[KINDS.get(type(message), CONTROL)] += size - key_bytes
         self.bytes_sent["keys"] += key_bytes
+        if self.reach is not None:
+            self.reach("send", message)
         self.transport.send(dest, head, arrays)
+        if self.reach is not None:
+            self.reach("sent", message)
 
     @abstractmethod
     def perform(self, effect: Effect) -> None:

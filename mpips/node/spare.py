@@ -30,7 +30,7 @@ class SpareNode(Member):
             return
         make = ServerNode if member.role == "server" else WorkerNode
         node = make(self.transport, self.clock, self.kind, self.config)
-        node.pulse = self.pulse
+        node.pulse, node.reach = self.pulse, self.reach
         node.enter(view, dict(self.job.facts))
         self.successor = node
 

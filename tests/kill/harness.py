@@ -18,6 +18,7 @@ from types import TracebackType
 from mpips.node import surroundings
 from mpips.node.folder import CONFIG, METRICS
 from mpips.node.log import STACK_SIGNAL
+from mpips.node.points import VARIABLE
 from mpips.node.ranks import Rank, read_ranks
 from tests.kill import app
 from tests.kill.judge import judge
@@ -76,14 +77,18 @@ class Job:
         plan: its size and seed.
         home: an empty folder.
         settings: further settings, such as `model.steps=100`.
+        die_at: the point at which a rank dies; see `mpips.node.points`.
     """
 
-    def __init__(self, plan: Plan, home: Path, *settings: str) -> None:
+    def __init__(self, plan: Plan, home: Path, *settings: str, die_at: str = "") -> None:
         self.plan, self.home, self.folder = plan, home, home / "out"
         self.ranks: dict[int, Rank] = {}
         self.victims: set[int] = set()
         self._shared: set[Path] = set()
         self._settings = settings
+        self._die_at = die_at
+        if die_at:
+            self.victims.add(int(die_at.split()[0]))
 
     def __enter__(self) -> "Job":
         write_rows(self.home / "rows.h5", rows=20)
@@ -91,10 +96,11 @@ class Job:
         command = [sys.executable, "-m", "mpips", "train", "job.toml", "--model", MODEL]
         command += ["--out", str(self.folder)]
         command += [word for setting in self._settings for word in ("--set", setting)]
+        die = {VARIABLE: self._die_at} if self._die_at else {}
         self.began = time.monotonic()
         with open(self.home / "output", "wb") as output:
             self.launcher = subprocess.Popen(
-                command, cwd=self.home, env=environment(), stdin=subprocess.DEVNULL,
+                command, cwd=self.home, env=environment() | die, stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
                 preexec_fn=surroundings.end_with_parent)  # fmt: skip
         return self
@@ -204,7 +210,9 @@ class Job:
         return lines
 
 
-def run_plan(plan: Plan, home: Path, *settings: str, patience_s: float = PATIENCE_S) -> Report:
+def run_plan(
+    plan: Plan, home: Path, *settings: str, patience_s: float = PATIENCE_S, die_at: str = ""
+) -> Report:
     """Run a job, do what the plan says, and return how it ended.
 
     Args:
@@ -212,11 +220,14 @@ def run_plan(plan: Plan, home: Path, *settings: str, patience_s: float = PATIENC
         home: a folder for the job, which is made.
         settings: further settings of the job.
         patience_s: a job that has not ended so long after the last strike hangs.
+        die_at: the point at which a rank dies; see `mpips.node.points`.
     """
     home.mkdir(parents=True)
     report, late = Report(plan), list(map(str, plan.strikes))
-    with Job(plan, home, *settings) as job:
-        if job.await_work():
+    with Job(plan, home, *settings, die_at=die_at) as job:
+        if die_at:
+            job.until(lambda: False, START_S + patience_s)
+        elif job.await_work():
             for strike in plan.strikes:
                 if not job.await_moment(strike):
                     break

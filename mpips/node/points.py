@@ -1,0 +1,50 @@
+"""Named points of the protocol at which a rank can be made to die: for tests of recovery.
+
+A point is "take NAME" and "taken NAME", before and after a message of that name is taken, or
+"send NAME" and "sent NAME", before and after one is handed to the transport.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+from mpips.errors import ConfigError
+from mpips.wire.messages import MESSAGES, Message
+
+VARIABLE: Final = "MPIPS_DIE_AT"
+ACTIONS: Final = ("take", "taken", "send", "sent")
+NAMES: Final = tuple(kind.__name__ for kind in MESSAGES)
+
+Reach = Callable[[str, Message], None]
+"""Called at each point: the action and the message."""
+
+
+def die_at(text: str, node: int) -> Reach | None:
+    """Return what has this process killed at the point that a text names; None for other nodes.
+
+    Args:
+        text: node, action, message and how many of them are let pass: `"4 sent Replicate 10"`.
+        node: this node.
+
+    Raises:
+        ConfigError: the text names no point.
+    """
+    words = text.split()
+    is_point = len(words) == 4 and words[1] in ACTIONS and words[2] in NAMES
+    if not is_point or not (words[0] + words[3]).isdigit():
+        remedy = f"It reads NODE {'|'.join(ACTIONS)} MESSAGE COUNT, as in 4 sent Replicate 10."
+        raise ConfigError(f"{VARIABLE}={text} names no point", "", remedy)
+    if int(words[0]) != node:
+        return None
+    left = int(words[3])
+
+    def reach(action: str, message: Message) -> None:
+        nonlocal left
+        if action != words[1] or type(message).__name__ != words[2]:
+            return
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+    return reach
