@@ -17,6 +17,7 @@ from mpips.core.membership import (
     missing_copies,
     reassign,
 )
+from mpips.core.news import least_copies, tell_of_change, tell_of_copies, tell_of_deaths
 from mpips.core.task import Plan, SetDelay
 from mpips.core.watch import Watch
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
@@ -81,6 +82,7 @@ class SchedulerMachine(Machine):
         self._tables: Sequence[Table] = ()
         self._calling = Calling()
         self._dead: set[int] = set()
+        self._recovered = 0
         self._watch, self._host = Watch(silence_s), host
         self._joins: dict[tuple[int, int], set[int]] = {}
         self._incomplete_since: float | None = None
@@ -171,6 +173,12 @@ class SchedulerMachine(Machine):
             for name, count in counters.items():
                 total[name] = total.get(name, 0) + count
         return total
+
+    def outcome(self) -> dict[str, int]:
+        """Return how many nodes died, how many deaths were survived, and how many more could be."""
+        redundancy = least_copies(self.view) if self.view else 0
+        died = {"failures": len(self._dead), "recovered": self._recovered}
+        return {**died, "redundancy": redundancy}
 
     def progress(self) -> dict[str, float]:
         """Return the workers' latest facts, summed."""
@@ -291,13 +299,16 @@ class SchedulerMachine(Machine):
         if self._joins:
             self.view, self._joins = admit(self.view, self.view.epoch, self._joins), {}
         change = fail_over(self.view, self._next_epoch(), dead, self._policy)
-        effects: list[Effect] = [Report("lost", {"died": ", ".join(names)})]
+        places = [f"{n} on {self._hellos[d].host}" for n, d in zip(names, dead, strict=True)]
+        effects: list[Effect] = [tell_of_deaths(places)]
         if error := self._find_loss(change, names):
             return effects + self.fail(now, error)
         if self._incomplete_since is None:
             self._incomplete_since = now
         effects += self._announce(now, change.view)
-        effects.append(Report("view", self._describe(change)))
+        effects.append(tell_of_change(change))
+        self._recovered += len(dead)
+        self._expected.update({member.node: member.role for member in change.hired})
         calls, results = self._calling.move(change.view)
         effects += calls
         return effects if results is None else effects + self._advance(now, results)
@@ -317,18 +328,6 @@ class SchedulerMachine(Machine):
         if all(actor == NOBODY for actor in change.view.actors):
             return RanksLostError(f"no worker is left: {', '.join(names)} died", "", "Run again.")
         return None
-
-    def _describe(self, change: Change) -> dict[str, Any]:
-        """Return what a view has changed, for people."""
-        facts: dict[str, Any] = {"epoch": change.view.epoch // make_epoch(1, 0)}
-        if change.promoted:
-            facts["segments_promoted"] = change.promoted
-        for member in change.hired:
-            facts[f"spare_{member.node}"] = f"is a {member.role} now"
-        for worker, node in change.moved.items():
-            to = "nobody" if node == NOBODY else f"node {node}"
-            facts[f"logical_worker_{worker}"] = f"to {to}"
-        return facts
 
     def see(self, now: float, alive: Collection[int]) -> None:
         """Note nodes whose processes somebody has seen alive."""
@@ -366,7 +365,7 @@ class SchedulerMachine(Machine):
         if not missing_copies(view, self._replicas) and self._incomplete_since is not None:
             seconds = now - self._incomplete_since
             self._incomplete_since = None
-            effects.append(Report("copies", {"complete_again_after": f"{seconds:.3f} s"}))
+            effects.append(tell_of_copies(seconds))
         return effects
 
     def _announce(self, now: float, view: View) -> list[Effect]:

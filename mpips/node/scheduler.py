@@ -158,7 +158,7 @@ class SchedulerNode(Node):
         else:
             parts = [f"{name.replace('_', ' ')} {show(value)}" for name, value in facts.items()]
             self._console.flush_row(now)
-            self._console.say(f"{kind:<7}{'   '.join(parts)}")
+            self._console.say(f"{kind:<7}{facts.get('text', '   '.join(parts))}")
 
     def lose(self, nodes: frozenset[int]) -> None:
         """Go on without nodes that have died, or end the job, if it cannot go on."""
@@ -211,6 +211,7 @@ class SchedulerNode(Node):
             "error": str(error) if error else None,
             "seconds": round(seconds, 3),
             **self.machine.summary,
+            **self.machine.outcome(),
             "counters": counters,
         }
         if self._folder is not None:
@@ -218,6 +219,7 @@ class SchedulerNode(Node):
             self.is_told = self.is_told or surroundings.started_by_mpips()
         if self._console is not None:
             folder = str(self._folder.path) if self._folder else ""
-            summary = self.machine.summary
-            self._console.close(self.clock(), error is not None, summary, folder)
+            outcome = self.machine.outcome()
+            facts = {**self.machine.summary, **(outcome if outcome["failures"] else {})}
+            self._console.close(self.clock(), error is not None, facts, folder)
         self.exit_code = exit_code

@@ -1,0 +1,69 @@
+"""What the user is told when nodes die and others take over: sentences, and facts for programs."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from mpips.core.machine import Report
+from mpips.core.membership import Change
+from mpips.wire.types import NOBODY, View, make_epoch
+
+
+def tell_of_deaths(names: list[str]) -> Report:
+    """Return the report that nodes have died.
+
+    >>> tell_of_deaths(["server 4 on h1", "worker 2 on h1"]).facts["text"]
+    'server 4 on h1 and worker 2 on h1 have died'
+    """
+    has = "has" if len(names) == 1 else "have"
+    return Report("lost", {"text": f"{join(names)} {has} died", "deaths": len(names)})
+
+
+def tell_of_change(change: Change) -> Report:
+    """Return the report of who has taken over what."""
+    view = change.view
+    gained: Counter[int] = Counter()
+    for owners, since in zip(view.owners, view.since, strict=True):
+        gained.update(owners[since == view.epoch].tolist())
+    parts = [
+        f"server {node} takes over {_count(segments, 'segment')}"
+        for node, segments in sorted(gained.items())
+    ]
+    parts += [f"spare {member.node} is a {member.role} now" for member in change.hired]
+    workers: dict[int, list[int]] = {}
+    for worker, node in change.moved.items():
+        workers.setdefault(node, []).append(worker)
+    for node, mine in sorted(workers.items()):
+        noun = "logical worker" if len(mine) == 1 else "logical workers"
+        whom = f"{noun} {join(map(str, mine))}"
+        acts = f"worker {node} goes on for {whom}"
+        parts.append(f"{whom} will be left out" if node == NOBODY else acts)
+    if change.promoted and len(view.nodes("server")) == 1:
+        parts.append("no server is left for copies: the next server's death will end the job")
+    facts = {"epoch": view.epoch // make_epoch(1, 0), "segments": change.promoted}
+    return Report("view", {"text": "; ".join(parts) or "nothing to take over", **facts})
+
+
+def tell_of_copies(seconds: float) -> Report:
+    """Return the report that there are all copies again, so long after a death was noticed."""
+    text = f"all parts of the model have their copies again, after {seconds:.3f} s"
+    return Report("copies", {"text": text, "after_s": round(seconds, 6)})
+
+
+def least_copies(view: View) -> int:
+    """Return how many copies in sync each segment has at least: so many servers may die now."""
+    counts = [int((part != NOBODY).sum(axis=1).min()) for part in view.copies if len(part)]
+    return min(counts, default=0)
+
+
+def join(words: Iterable[str]) -> str:
+    """Return words as a sentence has them.
+
+    >>> join("a"), join("ab"), join("abc")
+    ('a', 'a and b', 'a, b and c')
+    """
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
