@@ -147,8 +147,9 @@ def _hire(
     spares = [member for member in members if member.role == "spare"]
     is_left = any(member.role == "worker" for member in members)
     hired = []
-    for member in view.members:
-        # If no worker is left, a spare is better than nobody.
+    # If no worker is left, a spare is better than nobody, and there before it is a server.
+    urgent = "server" if is_left else "worker"
+    for member in sorted(view.members, key=lambda member: member.role != urgent):
         has_successor = policy == "replace" or (policy == "spread" and not is_left)
         is_replaced = member.role == "server" or (member.role == "worker" and has_successor)
         if member.node in dead and is_replaced and spares:

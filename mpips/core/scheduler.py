@@ -388,7 +388,9 @@ class SchedulerMachine(Machine):
         self.tell(now, "stop", f"exit code {exit_code}")
         self._deadline = now + STOPPING_S_MAX
         epoch = self.view.epoch if self.view else 0
-        return [Send(node, Stop(epoch=epoch, exit_code=exit_code)) for node in self._expected]
+        sends = [Send(node, Stop(epoch=epoch, exit_code=exit_code)) for node in self._expected]
+        # Nobody answers if all have died.
+        return [*sends, *([] if sends else self._end())]
 
     def _end(self) -> list[Effect]:
         self.state = "ended"

@@ -69,7 +69,7 @@ def digits(values: Floats, pushes: int) -> np.ndarray:
     [[[1, 2, 0], [0, 1, 0]]]
     """
     columns = -(-pushes // DIGITS)
-    by_worker = values.reshape(len(values), -1, columns)
+    by_worker = values.reshape(len(values), values.shape[1] // columns, columns)
     column, digit = np.divmod(np.arange(pushes), DIGITS)
     return (np.floor(by_worker[..., column] / BASE**digit) % BASE).astype(np.int64)
 

@@ -138,7 +138,8 @@ class Ledger(App):
         names = ("marks", "spread", "sums")
         marks, (keys, found), sums = await worker.wait(*(worker.pull(name) for name in names))
         marks = marks.reshape(self.settings.keys, -1)
-        return {"marks": marks, "keys": keys, "found": found.reshape(len(keys), -1), "sums": sums}
+        found = found.reshape(len(keys), marks.shape[1])
+        return {"marks": marks, "keys": keys, "found": found, "sums": sums}
 
     def _mark(self, worker: int, push: int) -> Floats:
         """Return the row that a logical worker's push adds to each of its keys."""
