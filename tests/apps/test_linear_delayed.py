@@ -151,3 +151,14 @@ def test_norm_of_a_large_matrix_is_bounded_from_above() -> None:
 def test_mode_in_which_nobody_waits_is_refused(problem: Path) -> None:
     with pytest.raises(ConfigError, match="delayed runs in bounded mode only"):
         run_local(DelayedLinear, config_for(problem, "sync.mode=eventual", "model.solver=delayed"))
+
+
+def test_delay_that_is_picked_by_itself_grows_with_waiting_and_descends(problem: Path) -> None:
+    settings = [f"data.train={problem}", "run.workers=2", "sync.max_delay=auto"]
+    found = []
+    for passes in (1, 5):
+        config = parse("", "", [*settings, f"model.passes={passes}"])
+        found.append(Simulation(DelayedLinear, config, 1).run())
+    # Computing takes no time here, so that workers do nothing but wait.
+    assert found[1]["max_delay"] == 8
+    assert found[1]["objective"] < found[0]["objective"]

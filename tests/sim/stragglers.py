@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 import msgspec
 import numpy as np
@@ -130,6 +130,20 @@ class Straggling(DelayedLinear):
         return await super().gradient_of(worker, b)
 
 
+class InPasses(Straggling):
+    """The same, a sweep for each two passes, so that the delay can change in between."""
+
+    def plan(self) -> Plan:
+        """Visit all blocks in an order that is drawn anew for each pass."""
+        yield from self.prepare()
+        random = np.random.default_rng(self.job.config.run.seed)
+        for _ in range(-(-self.steps // (2 * BLOCKS))):
+            yield from self.adapt()
+            order = np.concatenate([random.permutation(BLOCKS) for _ in range(2)])
+            yield Task(group="workers", function="sweep", arguments={"order": order})
+        return {}
+
+
 class Careless(Straggling):
     """The same, but nobody waits: what has come by the beginning of a task is used."""
 
@@ -197,11 +211,18 @@ class Row:
     violations: list[str]
 
 
-def measure(problem: Problem, tau: int, workers: int, seed: int, steps: int) -> Row:
+def measure(
+    problem: Problem,
+    tau: int | Literal["auto"],
+    workers: int,
+    seed: int,
+    steps: int,
+    base: type[Straggling] = Straggling,
+) -> Row:
     """Return what a tau gives, with a worker rank for each logical worker."""
     log: list[Ran] = []
     parts = {"problem": problem, "steps": steps, "log": log}
-    kind = type("Straggling", (Careless if tau == EVENTUAL else Straggling,), parts)
+    kind = type("Straggling", (Careless if tau == EVENTUAL else base,), parts)
     settings = [f"run.workers={workers}", f"run.seed={seed}", f"data.train={problem.path}"]
     settings += [f"model.l1={L1}", f"model.blocks={BLOCKS}"]
     settings += [] if tau == EVENTUAL else [f"sync.max_delay={tau}"]
@@ -212,7 +233,8 @@ def measure(problem: Problem, tau: int, workers: int, seed: int, steps: int) -> 
     except Reached:
         reached = simulation.network.now
     first = min(one.start for one in log)
-    violations, staleness = check_delay(log, math.inf if tau == EVENTUAL else tau)
+    bound = math.inf if tau in (EVENTUAL, "auto") else float(tau)
+    violations, staleness = check_delay(log, bound)
     count = len(simulation.objectives) if reached < math.inf else math.inf
     return Row(idle_share(log), count, reached - first, staleness, violations)
 
