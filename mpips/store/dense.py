@@ -102,6 +102,8 @@ class DenseStore(Store):
 
     def _rearrange(self, segments: list[int]) -> None:
         """Make the array for these segments, with the old rows of those held before."""
+        if tuple(segments) == self.held:
+            return
         ranges = [self.table.segment_range(segment) for segment in segments]
         sizes = [end - begin for begin, end in ranges]
         starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))

@@ -127,6 +127,8 @@ class SparseStore(Store):
 
     def _forget(self, segments: list[int]) -> None:
         """Remove the keys of segments; slots change if there were any."""
+        if not segments:
+            return
         keep = np.ones(self.table.segments, dtype=np.bool_)
         keep[segments] = False
         keys = self._keys[1 : self._used]

@@ -88,3 +88,14 @@ def test_adding_needs_no_numba():
         "sys.exit('numba' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_taking_or_giving_up_nothing_copies_nothing():
+    # Each view of a job asks for it, and everything waits.
+    store = DenseStore(dense_table())
+    store.hold_many([0, 1, 2])
+    rows, generation = store._rows, store.generation
+    store.hold_many([])
+    store.drop_many([])
+    assert store._rows is rows
+    assert store.generation == generation
