@@ -103,6 +103,7 @@ class Explorer:
     - AtMostOnce: no push is in any server twice.
     - MonotoneClock: an owner's clocks never go back, never say more than what it has applied, and
       nothing less than what was acknowledged.
+    - OneSum: a segment that aggregates is updated at most once for each clock.
 
     And in every end: all live workers have got all answers, or all copies of some segment have
     died, and the job has ended because of that.
@@ -288,6 +289,8 @@ class Explorer:
                 raise Violation(f"AtMostOnce: node {site.node} has {counts[segment]}")
             clocks[segment] = [clock.least(segment, segment + 1) for clock in held.clocks.clocks]
             applied = held.applied[segment]
+            if held.table.aggregate and held.logs[segment] > max(applied):
+                raise Violation(f"OneSum: node {site.node} has {held.logs[segment]} of {applied}")
             for stream, clock in enumerate(clocks[segment]):
                 # Each push has the clock of its number.
                 if held.active[stream] and clock > applied[stream]:
@@ -328,10 +331,10 @@ class Explorer:
                 facts = self._facts[state.sites[node]]
                 assert facts is not None
                 for stream, number in state.acked:
-                    if facts.counts[segment][stream * self.case.pushes + number - 1] != 1:
+                    counts = facts.counts.get(segment)
+                    if not counts or counts[stream * self.case.pushes + number - 1] != 1:
                         raise Violation(
-                            f"AckedDurable: node {node} has {facts.counts[segment]} without"
-                            f" {(stream, number)}"
+                            f"AckedDurable: node {node} has {counts}, not {(stream, number)}"
                         )
                     is_told = segment in facts.owned and self.case.mode != "eventual"
                     if is_told and facts.clocks[segment][stream] < number:
