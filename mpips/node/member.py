@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from mpips.config import Config
 from mpips.core.machine import Effect
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
@@ -247,8 +249,12 @@ class Member(Node):
             open_log(Path(facts["folder"]), self.transport.node)
         log.info("%s, process %d, view %d", self.name(), os.getpid(), view.epoch)
         self.job = Job(self.config, facts)
-        servers = len(view.nodes("server"))
-        self.tables = [table.cut(servers) for table in self.kind(self.job).tables()]
+        # The segments are those that the job began with, however many servers there are now.
+        tables = self.kind(self.job).tables()
+        self.tables = [
+            msgspec.structs.replace(table, segments=len(owners))
+            for table, owners in zip(tables, view.owners, strict=True)
+        ]
         self.chains = make_chains(self.config, self.tables)
         self.prepare(view)
 
