@@ -363,7 +363,8 @@ class ServerMachine(Machine):
             ack = PushAck(epoch=epoch, incarnation=incarnation, request=request)
             return Send(source, ack)
         keys, values, counts = read_slices(held.store, message)
-        if held.undo is not None and message.is_redo:
+        # A reader is behind only where another attempt of its task has pushed.
+        if held.undo is not None:
             held.undo.rewind(message, keys, values)
         clocks = []
         if message.wants_clocks:
