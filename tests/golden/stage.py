@@ -8,14 +8,14 @@ import numpy as np
 
 from mpips.core.client import ClientMachine
 from mpips.core.machine import Effect, End, Finished, Machine, Report, Send
-from mpips.core.ring import place
+from mpips.core.membership import admit, fail_over, first_view
 from mpips.core.scheduler import SchedulerMachine
 from mpips.core.server import ServerMachine
 from mpips.core.task import Plan, Task
 from mpips.errors import MpipsError
 from mpips.store.table import make_store
-from mpips.wire.messages import Failed, Hello, Message, Ready, Return, Stopped
-from mpips.wire.types import Table, View, make_epoch
+from mpips.wire.messages import Failed, Hello, Joined, Message, Ready, Return, Stopped
+from mpips.wire.types import NOBODY, Member, Table, View, make_epoch
 
 HIDDEN = ("epoch", "incarnation", "coding", "view", "process")
 
@@ -31,7 +31,8 @@ class Stage:
         self.names: dict[int, str] = {}
         self.sent: list[tuple[int, int, Message]] = []
         self.table = Table(name="w", size=1, segments=1)
-        self.owners = np.zeros(0, np.int32)
+        self.view = View(0, (), (), ())
+        self.joined: dict[tuple[int, int], set[int]] = {}
 
     def play(self, command: str) -> list[str]:
         """Carry out a command and return the effects, a line each."""
@@ -53,6 +54,7 @@ class Stage:
         size: str = "8",
         segments: str = "2",
         mode: str = "eventual",
+        replicas: str = "0",
     ) -> list[str]:
         """Make servers and workers, each for one stream, and one table."""
         self.table = Table(
@@ -62,19 +64,55 @@ class Stage:
             mode=mode,
             aggregate="aggregate" in flags,
         )
-        nodes = list(range(1, int(servers) + 1))
-        self.owners = place(0, self.table.segments, nodes)
-        view = View(make_epoch(1, 0), (), (self.owners,), ())
+        nodes, epoch = range(1, int(servers) + 1), make_epoch(1, 0)
+        clients = range(len(nodes) + 1, len(nodes) + int(workers) + 1)
+        members = [Member(0, "scheduler", "", epoch)]
+        members += [Member(node, "server", f"host{node}", epoch) for node in nodes]
+        members += [Member(node, "worker", f"host{node}", epoch) for node in clients]
+        self.names = {member.node: f"{member.role} {member.node}" for member in members}
+        self.names[0] = "scheduler"
+        self.view = first_view(epoch, members, [self.table], int(workers), int(replicas))
         for node in nodes:
-            server = ServerMachine(node, [make_store(self.table)], int(workers))
-            server.install(view)
-            self.machines[node], self.names[node] = server, f"server {node}"
-        for node in range(len(nodes) + 1, len(nodes) + int(workers) + 1):
-            client = ClientMachine(node, [self.table], [(1, 1)])
-            client.install(view)
-            self.machines[node], self.names[node] = client, f"worker {node}"
-        owned = enumerate(self.owners.tolist())
-        return [f"segment {at}, keys {self.span(at)}: server {owner}" for at, owner in owned]
+            self.machines[node] = ServerMachine(node, [make_store(self.table)], int(workers))
+        for node in clients:
+            self.machines[node] = ClientMachine(node, [self.table], [(1, 1)])
+        self.play_view(*map(str, self.machines))
+        return self.show_view()
+
+    def play_die(self, *nodes: str) -> list[str]:
+        """Let servers die; the view that follows has yet to come to the others."""
+        dead = [int(node) for node in nodes]
+        for node in dead:
+            del self.machines[node]
+        change = fail_over(self.view, self.view.epoch + make_epoch(1, 0), dead, "replace")
+        self.view = change.view
+        return self.show_view()
+
+    def play_admit(self) -> list[str]:
+        """Put what has joined in sync; the view has yet to come to the others."""
+        joined, self.joined = self.joined, {}
+        self.view = admit(self.view, self.view.epoch + make_epoch(1, 0), joined)
+        return self.show_view()
+
+    def play_view(self, *nodes: str) -> list[str]:
+        """Let the last view come to some nodes."""
+        lines = []
+        for node in map(int, nodes):
+            machine = self.machines[node]
+            assert isinstance(machine, ServerMachine | ClientMachine)
+            lines += self.show(node, machine.install(self.view))
+        return lines
+
+    def show_view(self) -> list[str]:
+        """Return a line for each segment of the last view."""
+        lines = []
+        parts = self.view.owners[0], self.view.copies[0], self.view.joining[0]
+        for at, (owner, copies, joining) in enumerate(zip(*parts, strict=True)):
+            who = [f"server {owner}"]
+            for word, found in (("copy", copies), ("joins", joining)):
+                who += [f"{word} {node}" for node in found.tolist() if node != NOBODY]
+            lines.append(f"segment {at}, keys {self.span(at)}: {', '.join(who)}")
+        return lines
 
     def play_push(self, node: str, where: str, value: str, **more: str) -> list[str]:
         """Start a push of one value to all keys."""
@@ -114,17 +152,26 @@ class Stage:
         lines = []
         for label in labels:
             source, dest, message = self.sent[int(label[1:]) - 1]
+            if isinstance(message, Joined) and dest not in self.machines:
+                self.joined.setdefault((message.table, message.copy), set()).update(
+                    message.segments
+                )
+                continue
+            if dest not in self.machines:
+                lines.append(f"{label} is lost: {self.names[dest]} is dead")
+                continue
             lines += self.show(dest, self.machines[dest].step(1.0, source, message))
         return lines
 
-    def play_values(self) -> list[str]:
-        """Show the table as the owners have it."""
+    def play_values(self, node: str = "") -> list[str]:
+        """Show the table as the owners have it, or what a server has of it."""
         lines = []
-        for segment, owner in enumerate(self.owners.tolist()):
-            server = self.machines[owner]
+        for segment, owner in enumerate(self.view.owners[0].tolist()):
+            server = self.machines[int(node or owner)]
             assert isinstance(server, ServerMachine)
-            _, found = server.stores[0].read_range(*self.table.segment_range(segment))
-            lines.append(f"segment {segment}: {show(found)}")
+            if segment in server.stores[0].held:
+                _, found = server.stores[0].snapshot(segment)
+                lines.append(f"segment {segment}: {show(found)}")
         return lines
 
     def span(self, segment: int) -> str:
@@ -134,7 +181,9 @@ class Stage:
 
     # -- The scheduler ---------------------------------------------------------------------------
 
-    def play_scheduler(self, servers: str = "1", workers: str = "2") -> list[str]:
+    def play_scheduler(
+        self, servers: str = "1", workers: str = "2", spares: str = "0", replicas: str = "0"
+    ) -> list[str]:
         """Make a scheduler whose plan is a task for the workers, a report, one for servers."""
 
         def plan() -> Plan:
@@ -146,9 +195,13 @@ class Stage:
         first = 1 + int(servers)
         roles = dict.fromkeys(range(1, first), "server")
         roles |= dict.fromkeys(range(first, first + int(workers)), "worker")
+        roles |= dict.fromkeys(range(len(roles) + 1, len(roles) + 1 + int(spares)), "spare")
         self.names = {0: "scheduler", **{node: f"{roles[node]} {node}" for node in roles}}
         table = Table(name="w", size=8, segments=2)
-        machine = SchedulerMachine(0, roles, int(workers), lambda facts: ([table], plan()))
+        tables = [table]
+        machine = SchedulerMachine(
+            0, roles, int(workers), lambda facts: (tables, plan()), int(replicas)
+        )
         self.machines[0] = machine
         return [f"{machine.state}, waits for {', '.join(machine.waiting_for())}"]
 
@@ -161,9 +214,16 @@ class Stage:
         """Let a node be ready."""
         return self.say(node, Ready())
 
-    def play_return(self, node: str, request: str, result: str) -> list[str]:
-        """Let a node answer a call."""
-        return self.say(node, Return(request=int(request), result=int(result)))
+    def play_return(self, node: str, request: str, result: str, pushed: str = "") -> list[str]:
+        """Let a node answer a call; `pushed` is the number of its last push."""
+        streams = [(int(pushed), int(pushed))] if pushed else []
+        return self.say(node, Return(request=int(request), result=int(result), streams=streams))
+
+    def play_lose(self, *nodes: str) -> list[str]:
+        """Let the scheduler learn of deaths."""
+        machine = self.machines[0]
+        assert isinstance(machine, SchedulerMachine)
+        return [*self.show(0, machine.lose(2.0, [int(node) for node in nodes])), *self.state()]
 
     def play_stopped(self, node: str) -> list[str]:
         """Let a node say that it has stopped."""
