@@ -77,10 +77,15 @@ class ExactLinear(BlockApp):
         await super().load(worker)
         await worker.push("scale", None, self.shard.scales())
 
+    def read(self, worker: Worker) -> None:
+        """Read the rows; there are no trust regions yet."""
+        super().read(worker)
+        self._trust: Floats = np.zeros(self.features)
+
     async def begin(self, worker: Worker) -> None:
         """Begin with steps that move no margin by more than its number of features."""
         scale = await worker.pull("scale")
-        self._trust: Floats = np.divide(1.0, scale, out=np.zeros(self.features), where=scale > 0.0)
+        self._trust = np.divide(1.0, scale, out=np.zeros(self.features), where=scale > 0.0)
 
     def resume(self, pulled: Floats) -> None:
         """Take weights, and the trust regions of the keys that were in a block already."""
