@@ -1,6 +1,6 @@
 """What a server keeps of one table beside its values: numbers, clocks, logs, and who waits."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -77,6 +77,7 @@ class Held:
     Attributes:
         accepted: by segment, then by stream: the number of the last push accepted.
         applied: likewise, of the last push applied.
+        bases: by stream: a push up to which all are applied.
         logs: by segment: how many updates were applied, here or at owners before.
         clocks: how far all copies in sync are, on segments that this server owns.
         reign: by segment: the epoch since which this server owns it, or `NEVER`.
@@ -95,6 +96,7 @@ class Held:
         segments = self.table.segments
         self.accepted = [[0] * streams for _ in range(segments)]
         self.applied = [[0] * streams for _ in range(segments)]
+        self.bases = [0] * streams
         self.logs = [0] * segments
         self.clocks = VectorClock(segments, streams)
         self.sums = [Aggregation(streams) for _ in range(segments)] if self.table.aggregate else []
@@ -223,13 +225,17 @@ class Held:
         return numbers, clocks
 
     def contained(
-        self, segments: Sequence[int], open_updates: Iterable[Applied]
+        self,
+        segments: Sequence[int],
+        open_updates: Iterable[Applied],
+        rewound: Mapping[int, int],
     ) -> list[list[Piece]]:
-        """Return up to which clock pushes are in the values, by logical worker, as pieces.
+        """Return up to which clock pushes are in an answer, by logical worker, as pieces.
 
         Args:
-            segments: whose values, ascending; the pieces are ranges of them.
+            segments: that are read, ascending; the pieces are ranges of them.
             open_updates: those that are here and not on all copies: clocks wait for these.
+            rewound: the clocks of segments of which older values are given.
         """
         spans, clocks = self.spans(segments), VectorClock(len(self.reign), len(self.active))
         for span in spans:
@@ -239,6 +245,9 @@ class Held:
                 for stream in applied.streams:
                     for span in applied.spans:
                         clocks.advance(stream, *span, applied.clock)
+        for segment, time in rewound.items():
+            for clock in clocks.clocks:
+                clock.reset(segment, segment + 1, time)
         return [[p for span in spans for p in clock.pieces(*span)] for clock in clocks.clocks]
 
     def adopt(self, segment: int, log: int, numbers: Sequence[int], clocks: Sequence[int]) -> None:

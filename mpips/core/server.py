@@ -140,7 +140,7 @@ class ServerMachine(Machine):
                 self._park(held, segment, push.stream, previous, contribution)
             elif push.number <= accepted:
                 self._duplicates += 1
-            elif previous == accepted:
+            elif previous == accepted or previous <= held.bases[push.stream]:
                 changes += self._accept(held, segment, push.stream, contribution)
             else:
                 raise ProtocolError(
@@ -165,7 +165,11 @@ class ServerMachine(Machine):
         return True
 
     def _raise_numbers(self, held: Held, push: Push) -> None:
-        """Note that all pushes up to the base are applied: who took over does not know where."""
+        """Note that all pushes up to the base are applied: who took over does not know where.
+
+        Whoever does know, if two attempts of a call are under way, says so by a lower number.
+        """
+        held.bases[push.stream] = max(held.bases[push.stream], push.base)
         for segment, _, _, _ in push.slices:
             for numbers in (held.accepted[segment], held.applied[segment]):
                 numbers[push.stream] = max(numbers[push.stream], push.base)
@@ -363,13 +367,14 @@ class ServerMachine(Machine):
             ack = PushAck(epoch=epoch, incarnation=incarnation, request=request)
             return Send(source, ack)
         keys, values, counts = read_slices(held.store, message)
+        rewound: dict[int, int] = {}
         # A reader is behind only where another attempt of its task has pushed.
         if held.undo is not None:
-            held.undo.rewind(message, keys, values)
+            rewound = held.undo.rewind(message, keys, values)
         clocks = []
         if message.wants_clocks:
             segments = [segment for segment, _, _, _ in message.slices]
-            clocks = held.contained(segments, self._replicator.updates())
+            clocks = held.contained(segments, self._replicator.updates(), rewound)
         answer = Values(
             epoch=epoch,
             incarnation=incarnation,

@@ -54,20 +54,26 @@ class Undo:
         """Forget a segment whose values have been replaced."""
         self._before.pop(segment, None)
 
-    def rewind(self, message: Push | Pull, keys: KeyArray | None, values: ValueArray) -> None:
+    def rewind(
+        self, message: Push | Pull, keys: KeyArray | None, values: ValueArray
+    ) -> dict[int, int]:
         """Make the values of an answer those that there were when the reader last pushed.
 
         Args:
             message: the pull, or the push that also pulls; its clock is the reader's last one.
             keys: of the values, if they are those of a sparse table's range.
             values: `(n, pull width)`, of the keys of the message; changed in place.
+
+        Returns:
+            By segment, where something was undone: the clock of the update before.
         """
-        at = 0
+        at, clocks = 0, {}
         for segment, _, begin, count in message.slices:
             span, at = slice(at, at + count), at + count
             before = self._before.get(segment)
             if before is None or not before.previous <= message.clock < before.clock:
                 continue
+            clocks[segment] = before.previous
             if keys is not None:
                 # Keys that exist are in no fixed places: look at all of the segment's.
                 first = int(np.searchsorted(keys, np.uint64(begin)))
@@ -79,6 +85,7 @@ class Undo:
             else:
                 asked = np.arange(begin, begin + count, dtype=np.uint64)
             _put_back(before, asked, values[span])
+        return clocks
 
 
 def _put_back(before: Before, keys: KeyArray, values: ValueArray) -> None:

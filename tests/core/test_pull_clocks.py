@@ -136,8 +136,8 @@ def test_pulls_have_exactly_the_pushes_that_their_clocks_say() -> None:
 def test_clocks_that_are_off_by_one_are_caught(monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
     contained = Held.contained
 
-    def shifted(held: Held, segments: Sequence[int], updates: Any) -> list[list[Piece]]:
-        found = contained(held, segments, updates)
+    def shifted(held: Held, segments: Sequence[int], *rest: Any) -> list[list[Piece]]:
+        found = contained(held, segments, *rest)
         return [[(b, e, max(0, time + shift)) for b, e, time in pieces] for pieces in found]
 
     monkeypatch.setattr(Held, "contained", shifted)
