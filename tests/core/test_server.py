@@ -43,8 +43,9 @@ def push(stream: int, number: int, slices: list[Slice], **more: Any) -> Push:
 
 
 def pull(request: int, slices: list[Slice]) -> Pull:
-    """Return a pull of a range."""
-    return Pull(request=request, table=0, slices=slices, keys=None)
+    """Return a pull of a range, of a reader that has pushed what it wants to see."""
+    clock = max(mark for _, mark, _, _ in slices)
+    return Pull(request=request, table=0, slices=slices, keys=None, clock=clock)
 
 
 def answers(effects: list[Effect]) -> list[Message]:
@@ -141,6 +142,20 @@ def test_push_that_follows_an_older_one_than_the_last_is_refused() -> None:
     step(machine, push(1, 2, [(0, 1, 0, 4)]))
     with pytest.raises(ProtocolError, match=r"push 3 of logical worker 1 .* follows 1, but 2"):
         step(machine, push(1, 3, [(0, 1, 0, 4)]))
+
+
+def test_first_push_of_a_call_counts_though_another_attempt_has_raised_the_numbers() -> None:
+    # Push 2 was in segment 1 alone. Both attempts push 3 and 4; the second one's 4 comes first.
+    machine = make_server(Table(name="w", size=8, segments=2))
+    step(machine, push(1, 1, [(0, 0, 0, 4)]))
+    step(machine, push(1, 2, [(1, 0, 4, 4)]))
+    again = {"base": 2, "request": 900}
+    assert step(machine, push(1, 4, [(0, 3, 0, 4)], **again)) == []
+    assert len(step(machine, push(1, 3, [(0, 1, 0, 4)]))) == 2
+    assert len(step(machine, push(1, 3, [(0, 2, 0, 4)], **again))) == 1
+    (read,) = step(machine, pull(1, [(0, 0, 0, 4)]))
+    assert isinstance(read, Values)
+    assert read.values.ravel().tolist() == [11.0 + 13.0 + 14.0] * 4
 
 
 def test_logical_worker_that_pushes_a_later_clock_adds_nothing_to_the_one_before() -> None:
