@@ -7,10 +7,10 @@ One test for each rule that is built, its section in the docstring. Rules that a
 - 3.5 filters: significantly modified, random skip, KKT as a filter; users' own filters;
 - 4.1 clocks of ranges merged and moved when segments change hands;
 - 4.2 key lists cached by their receivers, zeros left out, compression in both directions combined
-  with them;
-- 4.2 a message split again because the owner of a part has changed;
-- 4.3 servers that copy each other's segments; replication after aggregation;
-- 4.4 and 4.5 servers and workers that join, leave or die.
+  with them.
+
+Replication, deaths and successors (4.2 to 4.5) are in `test_osdi14_faults.py`, their traffic in
+`test_traffic.py`.
 """
 
 from typing import Any, ClassVar
