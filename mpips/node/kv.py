@@ -73,6 +73,9 @@ class Sender(Protocol):
     def watch(self, worker: int, timestamp: int, effects: list[Effect]) -> Pending:
         """Return what to await for a push or pull that was started with these effects."""
 
+    def ask(self, worker: int, function: str, arguments: dict[str, Any]) -> Pending:
+        """Return what to await for the results of a function on all servers."""
+
     def alarm(self, worker: int, seconds: float) -> Pending:
         """Return what to await for the end of so many seconds."""
 
@@ -174,6 +177,25 @@ class Worker:
     ) -> Pending:
         """Push, and pull the values after it, in one round trip; arguments as for both."""
         return self._start(table, keys, values, True, clock, within, after, out, clocks)
+
+    def call(self, group: str, function: str, **arguments: Any) -> Pending:
+        """Run a function of the app on all nodes of a group; OSDI 2014, section 3.2.
+
+        What is returned can be awaited for the list of results, in the order of the nodes' ids.
+        This worker's own call is not finished before it is.
+
+        Args:
+            group: "servers": workers talk to nobody else.
+            function: the method `def NAME(self, stores, **arguments)`; it may run more than once
+                if a server dies, and changes nothing: what it sees are the pushes so far.
+            arguments: its keyword arguments; arrays may be among them.
+
+        Raises:
+            ValueError: there is no such group.
+        """
+        if group != "servers":
+            raise ValueError(f"a worker can call the servers, and not {group}")
+        return self._node.ask(self.id, function, arguments)
 
     async def wait(self, *pending: Pending) -> list[Any]:
         """Wait for pushes and pulls, and return their results."""

@@ -11,7 +11,7 @@ from mpips.node.member import Member
 from mpips.store.part import Part
 from mpips.store.table import make_store
 from mpips.transport.base import Transport
-from mpips.wire.messages import Call, Message
+from mpips.wire.messages import Ask, Call, Message, Told
 from mpips.wire.types import View
 
 log = logging.getLogger(__name__)
@@ -50,14 +50,26 @@ class ServerNode(Member):
         self.carry_out(self.machine.install(view))
 
     def call(self, call: Call) -> None:
-        """Run a function of the app on what this server owns."""
+        """Run a function of the app for the plan."""
+        self.answer(call.request, self.run(call.function, call.arguments))
+
+    def run(self, function: str, arguments: dict[str, Any]) -> Any:
+        """Return what a function of the app gives on what this server owns."""
         assert self.machine is not None
         stores = {store.table.name: Part(store) for store in self.machine.stores}
-        function = getattr(self.app, call.function)
-        self.answer(call.request, function(stores, **call.arguments))
+        return getattr(self.app, function)(stores, **arguments)
 
     def take(self, source: int, message: Message) -> None:
-        """Step the machine."""
+        """Step the machine, or answer a worker's call."""
+        if isinstance(message, Ask):
+            told = Told(
+                epoch=self._epoch,
+                incarnation=self._members[self.transport.node],
+                request=message.request,
+                result=self.run(message.function, message.arguments),
+            )
+            self.send(source, told)
+            return
         assert self.machine is not None, "a push or pull before the start"
         self.carry_out(self.machine.step(self.clock(), source, message))
 

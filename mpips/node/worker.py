@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from mpips.config import Config
+from mpips.core.asking import Asking
 from mpips.core.client import ClientMachine
 from mpips.core.machine import Effect, Finished
 from mpips.node.app import App
@@ -18,7 +19,7 @@ from mpips.node.member import SCHEDULER, Member
 from mpips.node.shard import data_facts, open_shards
 from mpips.store.updates import find_update
 from mpips.transport.base import Transport
-from mpips.wire.messages import Call, Drop, Message, Progress
+from mpips.wire.messages import Call, Drop, Message, Progress, Told
 from mpips.wire.types import View
 
 Running = tuple[Coroutine[Pending, None, Any], Call]
@@ -40,6 +41,8 @@ class WorkerNode(Member):
     ) -> None:
         super().__init__(transport, clock, kind, config)
         self.client = ClientMachine(transport.node, [], [])
+        self._asking = Asking(transport.node)
+        self._view: View | None = None
         self._reports = 0
         self._names: dict[str, int] = {}
         self._workers: dict[int, Worker] = {}
@@ -64,6 +67,7 @@ class WorkerNode(Member):
         widths = [(update.push_width, update.pull_width) for update in updates]
         self.client = ClientMachine(self.transport.node, self.tables, widths)
         self.client.install(view)
+        self._view = view
         self._names = {table.name: i for i, table in enumerate(self.tables)}
         mine = [worker for worker, node in enumerate(view.actors) if node == self.transport.node]
         # Who takes over for somebody gets what is needed with the first call.
@@ -72,7 +76,8 @@ class WorkerNode(Member):
 
     def install(self, view: View) -> None:
         """Send again what went to servers that have died."""
-        self.carry_out(self.client.install(view))
+        self._view = view
+        self.carry_out([*self.client.install(view), *self._asking.install(view)])
 
     def call(self, call: Call) -> None:
         """Start a coroutine for the call; `work` runs it."""
@@ -99,6 +104,9 @@ class WorkerNode(Member):
             running = self._running.get(message.worker)
             if running is not None and running[1].request == message.request:
                 self._drop(message.worker)
+            return
+        if isinstance(message, Told):
+            self.carry_out(self._asking.take(source, message))
             return
         self.carry_out(self.client.step(self.clock(), source, message))
 
@@ -129,6 +137,7 @@ class WorkerNode(Member):
                 pending.waiter = None
         self._returns.pop(worker, None)
         self.client.abandon(worker)
+        self._asking.abandon(worker)
         del self._workers[worker], self._apps[worker], self._open[worker]
 
     def _act_for(self, mine: list[int]) -> None:
@@ -187,6 +196,12 @@ class WorkerNode(Member):
         self._open[worker] += 1
         self.carry_out(effects)
         return pending
+
+    def ask(self, worker: int, function: str, arguments: dict[str, Any]) -> Pending:
+        """Return what a logical worker awaits for the results of a function on all servers."""
+        assert self._view is not None
+        timestamp, effects = self._asking.begin(worker, function, arguments, self._view)
+        return self.watch(worker, timestamp, effects)
 
     def alarm(self, worker: int, seconds: float) -> Pending:
         """Return what a logical worker awaits to sleep for so many seconds."""

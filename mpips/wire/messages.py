@@ -212,6 +212,21 @@ class Return(Message, frozen=True, tag=6):
     streams: list[tuple[int, int]] = []
 
 
+class Ask(Message, frozen=True, tag=22):
+    """Worker to server: run a function of the app that changes nothing; answered by `Told`."""
+
+    request: int
+    function: str
+    arguments: dict[str, Any]
+
+
+class Told(Message, frozen=True, tag=23):
+    """Server to worker: what the function has returned."""
+
+    request: int
+    result: Any
+
+
 class Progress(Message, frozen=True, tag=7):
     """Worker to scheduler: facts while a call is running; the highest `number` counts."""
 
@@ -305,4 +320,6 @@ MESSAGES = (
     Beat,
     Kill,
     Drop,
+    Ask,
+    Told,
 )

@@ -11,6 +11,7 @@ from mpips.errors import FrameError
 from mpips.wire.frame import Codec
 from mpips.wire.messages import (
     MESSAGES,
+    Ask,
     Beat,
     Call,
     Coding,
@@ -34,6 +35,7 @@ from mpips.wire.messages import (
     Stop,
     Stopped,
     Takeover,
+    Told,
     Values,
 )
 from mpips.wire.types import Member, View, make_epoch
@@ -84,6 +86,8 @@ def examples(rng: np.random.Generator) -> Iterator[Message]:
     yield Call(request=1, worker=2, function="f", arguments={}, task=9, takeover=takeover,
                delays={"w": 2**31})
     yield Return(request=1, result=None, streams=[(3, 4), (0, 0)])
+    yield Ask(request=1, function="f", arguments={"keys": keys}, **head)
+    yield Told(request=1, result={"x": [values, None]}, **head)
     yield Ready(**head)
     yield Failed(exit_code=65, what="line\nline", where="", remedy="")
     yield Stop(exit_code=76)
