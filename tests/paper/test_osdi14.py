@@ -2,13 +2,15 @@
 
 One test for each rule that is built, its section in the docstring. Rules that are not built yet:
 
-- 3.2 a task from the scheduler to any single node, and from a worker to a server, by `call`;
-- 3.4 the scheduler changes the allowed delay while tasks are running;
+- 3.2 a task from the scheduler to any single node;
 - 3.5 filters: significantly modified, random skip, KKT as a filter; users' own filters;
 - 4.1 clocks of ranges merged and moved when segments change hands;
 - 4.2 key lists cached by their receivers, zeros left out, compression in both directions combined
   with them.
 
+A worker's tasks for servers (3.2) are in `tests/sim/test_worker_calls.py`; bounded delay that the
+scheduler changes, and other predicates (3.4), in `test_set_delay.py`, `test_auto_delay.py` and
+`test_predicate.py` there; what clocks say of a pull (4.1) in both `test_pull_clocks.py`.
 Replication, deaths and successors (4.2 to 4.5) are in `test_osdi14_faults.py`, their traffic in
 `test_traffic.py`.
 """
