@@ -25,6 +25,7 @@ CASES = {
     "2 servers, 1 copy, 2 pushes, 1 death": (Case(2, 1, TWO, 1), 250),
     "the same, and the dead go on": (Case(2, 1, TWO, 1, liars=True), 500),
     "3 servers, 2 copies, 1 push, 2 deaths": (Case(3, 2, PUSH, 2), 1_200),
+    "the same, and the dead go on ": (Case(3, 2, PUSH, 2, liars=True), 4_000),
     "2 workers aggregate, owner and worker die": (
         Case(2, 1, PUSH, 2, mortal=(1, 3), policy="spread", **SUMS),
         3_000,
@@ -43,19 +44,24 @@ CASES = {
 
 # What a soak explores beside them: minutes.
 LARGE = {
-    "3 servers, 2 copies, 1 push, 2 deaths, and the dead go on": Case(3, 2, PUSH, 2, liars=True),
     "3 servers, 2 copies, 2 pushes, 2 deaths": Case(3, 2, TWO, 2),
     "3 servers, 2 copies, 1 sum, 2 deaths": Case(3, 2, READ, 2, mode="sequential"),
     "3 servers, 1 copy, 2 pushes, 2 deaths": Case(3, 1, TWO, 2),
+    "2 workers aggregate, owner and worker die but go on": Case(
+        2, 1, PUSH, 2, mortal=(1, 3), policy="spread", liars=True, **SUMS
+    ),
+    "2 workers, 2 pushes in 2 segments, 2 deaths": Case(
+        2, 1, PUSH, 2, workers=2, segments=2, mortal=(1, 2, 3), policy="spread", answers=True
+    ),
     "2 workers aggregate and read, owner and worker die": Case(
         2, 1, READ, 2, mortal=(1, 3), policy="spread", **SUMS
     ),
     "the same, and nobody follows the worker": Case(
         2, 1, READ, 2, mortal=(1, 3), policy="drop", **SUMS
     ),
-    "4 servers, 2 copies, 1 push, 2 deaths": Case(4, 2, PUSH, 2),
+    "4 servers, 2 copies, 1 push, 2 deaths": Case(4, 2, PUSH, 2, mortal=(1, 2)),
 }
-SOAK_STATES = 200_000
+SOAK_STATES = 100_000
 
 
 @pytest.mark.slow

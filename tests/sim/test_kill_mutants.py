@@ -173,7 +173,7 @@ class BelievesFormerOwners(SchedulerMachine):
 @pytest.mark.slow
 def test_former_owner_that_is_believed_is_caught() -> None:
     # A copy dies, another one joins, the owner dies: what it said of the join comes late.
-    case = Case(4, 2, PUSH, 2, scheduler=BelievesFormerOwners, mortal=(4, 1))
+    case = Case(4, 2, PUSH, 2, scheduler=BelievesFormerOwners, mortal=(1, 2))
     assert "AckedDurable" in caught(case)
 
 
