@@ -56,7 +56,7 @@ class Attempt:
     Attributes:
         script: of the call.
         epoch: of the view that it needs before it may begin.
-        low: what was acknowledged when the call was given out.
+        low: what was acknowledged when the call was given out; `mine`: what to itself, since.
         takes_over: number and clock to begin from, if somebody else has acted before.
         begun: how many of the script's entries have begun.
         open: of these, by timestamp, what is not finished, with the least that it may see.
@@ -68,6 +68,7 @@ class Attempt:
     script: list[Op]
     epoch: int
     low: np.ndarray
+    mine: np.ndarray
     takes_over: list[tuple[int, int]] | None
     tickets: list[int] = field(default_factory=list)
     open: dict[int, tuple[Op, np.ndarray]] = field(default_factory=dict)
@@ -171,9 +172,9 @@ class RedoSchedule:
         """Let a node do a logical worker's call."""
         script, epoch = self.scripts[stream][self.call], self.cluster.view.epoch
         positions = list(self.positions[stream]) if takes_over else None
-        self.attempts.append(
-            Attempt(stream, node, script, epoch, self.acked.copy(), positions)
-        )
+        low = self.acked.copy()
+        mine = low[:, stream].copy()
+        self.attempts.append(Attempt(stream, node, script, epoch, low, mine, positions))
 
     def change_actors(self, moved: dict[int, int]) -> None:
         """Take note of who has died, or was left behind, and of who acts in its place."""
@@ -236,8 +237,9 @@ class RedoSchedule:
             self.end(attempt)
             return
         op = attempt.script[len(attempt.tickets)]
-        low = attempt.low if cluster.has_stale else self.acked.copy()
-        low[:, stream] = self.acked[:, stream]
+        # Who was left behind may answer those that were not told yet.
+        low = attempt.low.copy() if cluster.has_stale else self.acked.copy()
+        low[:, stream] = np.maximum(low[:, stream], attempt.mine)
         timestamp, effects = client.start(
             0,
             stream,

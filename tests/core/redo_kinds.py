@@ -82,18 +82,19 @@ class FreeRedo(RedoSchedule):
 
     def check_push(self, attempt: Attempt, op: Op) -> None:
         """Require that the owners have the push."""
-        mine, stream = self.acked[:, attempt.stream], attempt.stream
-        mine[op.at] = np.maximum(mine[op.at], self.counts[stream, op.count, op.at])
+        stream = attempt.stream
+        for mine in (self.acked[:, stream], attempt.mine):
+            mine[op.at] = np.maximum(mine[op.at], self.counts[stream, op.count, op.at])
         if len(op.at) and not self.find(op.at, self.cluster.peek(self.keys[op.at]), self.acked):
             raise Violation(f"push {op.count} of {stream} is acknowledged before it is applied")
 
     def check_pull(self, attempt: Attempt, op: Op, low: np.ndarray, result: Any) -> None:
         """Require all that was acknowledged, and its own pushes of which it knew."""
         low, stream = low.copy(), attempt.stream
-        numbers = [attempt.script[at].count for at in op.after]
-        numbers += [op.count] if op.values is not None else []
-        for number in numbers:
-            low[:, stream] = np.maximum(low[:, stream], self.counts[stream, number])
+        for before in [*(attempt.script[at] for at in op.after), op]:
+            if before.values is not None:
+                counts = self.counts[stream, before.count]
+                low[:, stream] = np.maximum(low[:, stream], counts)
         self.raise_low(low, op)
         at, rows, keys = op.at, result, self.keys[:0]
         if isinstance(result, tuple):
