@@ -1,4 +1,4 @@
-"""Say what a data file, a model or a run folder holds.
+"""Say what a data file, a model, a run folder or a checkpoint holds.
 
 Of anything else it says what it seems to be.
 """
@@ -26,7 +26,9 @@ BLOCK = 1 << 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("path", metavar="FILE", help="a data file, a model or a run folder")
+    parser.add_argument(
+        "path", metavar="FILE", help="a data file, a model, a run folder or a checkpoint"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-v", "--verbose", action="store_true", help="show all that is noted in it")
 
@@ -63,6 +65,8 @@ def gather(path: Path, verbose: bool = False) -> Facts:
         return model_facts(read_model(path), verbose)
     if kind is Kind.RUN:
         return run_facts(path, verbose)
+    if kind is Kind.CHECKPOINT:
+        return checkpoint_facts(path if path.is_dir() else path.parent, verbose)
     facts: Facts = {"kind": what}
     if path.is_file():
         facts["bytes"] = path.stat().st_size
@@ -142,6 +146,28 @@ def run_facts(path: Path, verbose: bool) -> Facts:
         if verbose or (value is not None and name != "counters"):
             facts[name] = value
     return facts
+
+
+def checkpoint_facts(path: Path, verbose: bool) -> Facts:
+    """Return the facts about a checkpoint; reads all of it to compare the checksums."""
+    from mpips.files.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    manifest = checkpoint.manifest
+    facts: Facts = {
+        "kind": "checkpoint, all parts are good",
+        "tasks": manifest.number,
+        "bytes": checkpoint.bytes,
+        "parts": len(manifest.parts),
+        "tables": {
+            name: f"{table['kind']} {table['dtype']}, {table['segments']} segments"
+            for name, table in manifest.tables.items()
+        },
+        "workers": len(checkpoint.workers),
+        "created": manifest.created,
+        "mpips-version": manifest.version,
+    }
+    return facts | ({"noted": manifest.facts} if verbose else {})
 
 
 def _plain(value: Any) -> Any:

@@ -1,10 +1,11 @@
-"""Find out what a file or folder is: training data, a model, a run, or something else."""
+"""Find out what a file or folder is: training data, a model, a run, a checkpoint, or else."""
 
 from enum import Enum
 from pathlib import Path
 
 from mpips.errors import MissingInputError
 from mpips.files.layout import DATA_FORMAT, MODEL_FORMAT
+from mpips.files.manifest import MANIFEST
 from mpips.files.open import describe, open_hdf5, reading, require_file, text_attribute
 
 
@@ -14,6 +15,7 @@ class Kind(Enum):
     DATA = "training data"
     MODEL = "model"
     RUN = "run"
+    CHECKPOINT = "checkpoint"
     OTHER = "other"
 
 
@@ -28,6 +30,8 @@ def kind_of(path: str | Path) -> tuple[Kind, str]:
     path = Path(path)
     if path.is_dir():
         return _kind_of_folder(path)
+    if path.name == MANIFEST and path.exists():
+        return Kind.CHECKPOINT, ""
     what = describe(require_file(path, ""))
     if what != "HDF5":
         return Kind.OTHER, what
@@ -46,6 +50,8 @@ def _kind_of_folder(path: Path) -> tuple[Kind, str]:
     """Return what a folder is."""
     if (path / "result.json").exists() or (path / "config.toml").exists():
         return Kind.RUN, ""
+    if (path / MANIFEST).exists():
+        return Kind.CHECKPOINT, ""
     if any(path.glob("*.h5")):
         return Kind.DATA, ""
     if not any(path.iterdir()):

@@ -130,9 +130,12 @@ def check_complete(folder: Path, manifest: Manifest) -> None:
             if name in part.get("tables", {})
             for number, _ in part["tables"][name]["segments"]
         )
-        wrong = next((at for at, number in enumerate(found) if at != number), len(found))
-        if wrong < len(found) or wrong != table["segments"]:
-            what = f"{folder} does not have segment {wrong} of the table {name} once"
+        count = table["segments"]
+        # The first number that is lacking, there twice, or too large.
+        wrong = [min(at, number) for at, number in enumerate(found) if at != number]
+        wrong += [min(len(found), count)] if len(found) != count else []
+        if wrong:
+            what = f"{folder} does not have segment {wrong[0]} of the table {name} once"
             raise DataError(what, "", REMEDY)
     trees = sorted(tree for part in manifest.parts for tree in part.get("trees", ()))
     for tree, following in itertools.pairwise(trees):

@@ -278,7 +278,7 @@ class PartFile:
         ]
         if checksum(text, *arrays) != entry.checksum:
             raise DataError(f"{self.path} /trees/{name} fails its checksum", "", REMEDY)
-        return decode_tree(text, arrays)
+        return decode_tree(text, arrays, f"{self.path} /trees/{name}")
 
     def check(self) -> None:
         """Read all items and compare their checksums.

@@ -40,16 +40,20 @@ def encode_tree(value: Any, what: str) -> tuple[bytes, Arrays]:
     return json.dumps(_encode(value, what, arrays), allow_nan=False).encode(), arrays
 
 
-def decode_tree(text: bytes, arrays: Sequence[npt.NDArray[Any]]) -> Any:
+def decode_tree(text: bytes, arrays: Sequence[npt.NDArray[Any]], what: str) -> Any:
     """Return the values that `encode_tree` was given; arrays are not copied.
+
+    Args:
+        text, arrays: what it has returned.
+        what: what to call it in an error.
 
     Raises:
         DataError: the text is none that `encode_tree` has written.
     """
     try:
         return _decode(json.loads(text), arrays)
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
-        raise DataError(f"the text of nested values makes no sense: {error}") from error
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise DataError(f"{what} makes no sense: {error!r}") from error
 
 
 def _encode(value: Any, place: str, arrays: Arrays) -> Any:
