@@ -40,7 +40,7 @@ def make_segment(rng: np.random.Generator, table: Table, number: int) -> Segment
     return Segment(
         table=table.name,
         segment=number,
-        log=int(rng.integers(99)),
+        log=int(rng.integers(10, 99)),
         numbers=rng.integers(0, 99, STREAMS),
         clocks=rng.integers(0, 99, STREAMS),
         keys=keys,
