@@ -33,6 +33,10 @@ TYPES = {
 }
 
 
+PATHS = (("data", "train"), ("data", "test"), ("run", "out"), ("run", "resume"))
+AUTO = "auto"
+
+
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What all sections have in common: an unknown key is an error."""
 
@@ -50,6 +54,10 @@ class Run(Section, frozen=True, kw_only=True):
             the life of a run, so that its result does not depend on the ranks. 0: `workers`.
         spares: ranks that wait until another one dies, and take its role.
         seed: of everything random.
+        resume: a run folder or one of its checkpoints, where this run goes on; "auto": the last
+            checkpoint in this run's own folder, if there is one.
+        stop_after_iterations: stop at a checkpoint when the clock has come so far; 0: never.
+        max_time_s: stop at a checkpoint after so many seconds; 0: never.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[\w.+-]*$")] = ""
@@ -59,6 +67,9 @@ class Run(Section, frozen=True, kw_only=True):
     logical_workers: CountOrNone = 0
     spares: CountOrNone = 0
     seed: CountOrNone = 1
+    resume: str = ""
+    stop_after_iterations: CountOrNone = 0
+    max_time_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Data(Section, frozen=True, kw_only=True):
@@ -108,6 +119,8 @@ class Recovery(Section, frozen=True, kw_only=True):
             with ULFM); "restart": the job ends with exit code 76.
         worker: what becomes of a dead worker's part of the data: "replace": a spare takes it, or
             else the other workers do; "spread": they do at once; "drop": it is left out.
+        restarts: how often a job that has ended because of deaths is started again from its last
+            checkpoint, if it has one.
         silence_s: after how many seconds without a sign of life a rank is taken for stopped, and
             killed. Long computations are signs of life. Smaller: the job waits less for a rank
             that hangs, and more easily loses one on a machine that is too busy.
@@ -115,7 +128,21 @@ class Recovery(Section, frozen=True, kw_only=True):
 
     mode: Literal["in-place", "restart"] = "in-place"
     worker: Literal["replace", "spread", "drop"] = "replace"
+    restarts: CountOrNone = 3
     silence_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+
+
+class Checkpoint(Section, frozen=True, kw_only=True):
+    """The section [checkpoint]: when what a run has done is kept on disk.
+
+    Attributes:
+        every_s: seconds between two checkpoints, which are taken between tasks of the plan; 0:
+            only when the run is told to stop. More often: less is lost, and more time is spent.
+        keep: how many of them are kept.
+    """
+
+    every_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    keep: Count = 2
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -132,6 +159,7 @@ class Config(Section, frozen=True, kw_only=True):
     sync: Sync = Sync()
     filters: Filters = Filters()
     recovery: Recovery = Recovery()
+    checkpoint: Checkpoint = Checkpoint()
     replicas: CountOrNone = 1
 
     @property
@@ -308,9 +336,9 @@ def _toml_value(value: Any) -> str:
 
 def _resolve_paths(tree: dict[str, Any], folder: Path) -> None:
     """Make the paths of a config file count from its folder."""
-    for section, key in (("data", "train"), ("data", "test"), ("run", "out")):
+    for section, key in PATHS:
         path = tree.get(section, {}).get(key) if isinstance(tree.get(section), dict) else None
-        if isinstance(path, str) and path:
+        if isinstance(path, str) and path and path != AUTO:
             tree[section][key] = str(folder / path)
 
 

@@ -1,6 +1,6 @@
 """The task that is running: whom it was given to, what came back, and who does it again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -59,6 +59,26 @@ class Calling:
         # whoever comes after it.
         self._actors: dict[int, int] = {}
         self._takeovers: dict[int, Takeover] = {}
+
+    @property
+    def takeovers(self) -> dict[int, Takeover]:
+        """Return, by logical worker, what whoever acts for it next needs; between tasks only."""
+        assert self.is_idle
+        return dict(self._takeovers)
+
+    @property
+    def iterations(self) -> int:
+        """Return the latest clock of any table and logical worker, as far as calls have told."""
+        streams = (known.streams for known in self._takeovers.values())
+        return max((clock for one in streams for _, clock in one), default=0)
+
+    def restore(self, tasks: int, takeovers: Mapping[int, Takeover], path: str) -> None:
+        """Go on after tasks of a run before, whose logical workers' states a checkpoint has."""
+        self._tasks = tasks
+        for worker, known in takeovers.items():
+            self._takeovers[worker] = Takeover(known.streams, known.calls, path)
+            # Nobody acts for them yet: the first call takes over.
+            self._actors[worker] = NOBODY
 
     @property
     def is_idle(self) -> bool:

@@ -43,7 +43,21 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     exit_code: int
 
 
-Effect = Send | Finished | Report | End
+class Prepare(msgspec.Struct, frozen=True, array_like=True):
+    """Effect: make room for a checkpoint, and tell the machine where."""
+
+    number: int
+
+
+class Keep(msgspec.Struct, frozen=True, array_like=True):
+    """Effect: a checkpoint is whole once what is in here, a `saving.Resume`, is on disk too."""
+
+    folder: str
+    parts: list[dict[str, Any]]
+    resume: Any
+
+
+Effect = Send | Finished | Report | End | Prepare | Keep
 
 
 class Machine(ABC):

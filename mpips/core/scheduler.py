@@ -4,21 +4,17 @@ It is OSDI's task scheduler and server manager in one: it learns of deaths, and 
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from mpips.core.calling import Calling
-from mpips.core.machine import Effect, End, Machine, Report, Send
-from mpips.core.membership import (
-    Change,
-    admit,
-    fail_over,
-    first_view,
-    missing_copies,
-    reassign,
-)
-from mpips.core.news import least_copies, tell_of_change, tell_of_copies, tell_of_deaths
+from mpips.core.forming import agree_on_facts, first_members
+from mpips.core.machine import Effect, End, Keep, Machine, Prepare, Report, Send
+from mpips.core.news import least_copies, tell_of_change, tell_of_deaths
+from mpips.core.planning import Planning
+from mpips.core.saving import Resume, Saver, When
 from mpips.core.task import Plan, SetDelay
+from mpips.core.views import Views
 from mpips.core.watch import Watch
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.wire.messages import (
@@ -28,18 +24,20 @@ from mpips.wire.messages import (
     Joined,
     Kill,
     Message,
-    NewView,
     Progress,
     Ready,
     Return,
+    Save,
+    Saved,
     Start,
     Stop,
     Stopped,
 )
-from mpips.wire.types import NOBODY, Member, Table, View, make_epoch
+from mpips.wire.types import Table, View
 
 FORMING_S_MAX: Final = 120.0
 STOPPING_S_MAX: Final = 30.0
+STOPPED_AT_CHECKPOINT: Final = 75
 
 
 class SchedulerMachine(Machine):
@@ -54,6 +52,8 @@ class SchedulerMachine(Machine):
         policy: what becomes of dead workers' logical workers; see `membership.fail_over`.
         silence_s: after which silence a node is suspected to have stopped.
         host: its own.
+        when: checkpoints are taken.
+        resume: the checkpoint to begin with; None: the job is new.
     """
 
     def __init__(
@@ -66,29 +66,33 @@ class SchedulerMachine(Machine):
         policy: str = "replace",
         silence_s: float = math.inf,
         host: str = "",
+        when: When = When(),  # noqa: B008
+        resume: Resume | None = None,
     ) -> None:
         super().__init__(node)
         self.state = "forming"
         self.is_begun = False
-        self.view: View | None = None
         self.summary: dict[str, Any] = {}
         self.error: MpipsError | None = None
         self._expected, self._logical_workers, self._prepare = expected, logical_workers, prepare
         self._hellos: dict[int, Hello] = {}
         self._ready: set[int] = set()
         self._stopped: dict[int, dict[str, int]] = {}
-        self._plan: Plan | None = None
-        self._replicas, self._policy = replicas, policy
-        self._tables: Sequence[Table] = ()
+        self._plan: Planning | None = None
+        self._saver, self._resume = Saver(when), resume
+        self._views = Views(node, replicas, policy)
         self._calling = Calling()
         self._dead: set[int] = set()
         self._recovered = 0
         self._watch, self._host = Watch(silence_s), host
-        self._joins: dict[tuple[int, int], set[int]] = {}
-        self._incomplete_since: float | None = None
-        self._progress: dict[int, Progress] = {}
+        self._progress: dict[int, tuple[int, Progress]] = {}
         self._deadline: float | None = None
         self._exit_code = 0
+
+    @property
+    def view(self) -> View | None:
+        """Return the newest view; None before the first."""
+        return self._views.view
 
     @property
     def dead(self) -> frozenset[int]:
@@ -111,9 +115,10 @@ class SchedulerMachine(Machine):
             case Return() if self.state == "running":
                 return self._step_return(now, source, message)
             case Progress():
-                latest = self._progress.get(message.worker)
-                if latest is None or message.number > latest.number:
-                    self._progress[message.worker] = message
+                # Whoever takes over counts from the beginning.
+                last, latest = self._progress.get(message.worker, (source, None))
+                if latest is None or source != last or message.number > latest.number:
+                    self._progress[message.worker] = source, message
                 return []
             case Failed():
                 error = MpipsError(message.what, message.where, message.remedy)
@@ -123,12 +128,14 @@ class SchedulerMachine(Machine):
                 self._stopped[source] = message.statistics
                 return self._end() if self._all(set(self._stopped)) else []
             case Joined():
-                self._step_joined(source, message)
+                self._views.note_joined(source, message)
                 return []
+            case Saved() if self.state == "running":
+                return self._step_saved(now, source, message)
             case Beat():
                 self.see(now, message.moved)
                 return []
-            case Hello() | Ready() | Return() | Stopped():
+            case Hello() | Ready() | Return() | Stopped() | Saved():
                 return []
         raise ProtocolError(f"scheduler: no step for {type(message).__name__}")
 
@@ -136,7 +143,7 @@ class SchedulerMachine(Machine):
         """Give up on nodes that do not come, or do not go, in time; admit copies; watch."""
         if self.state == "running":
             assert self.view is not None
-            effects = self._admit(now) if self._joins else []
+            effects = self._views.admit(now) if self._views.has_joined else []
             return effects + self._suspect(now) + self._calling.tick(now, self.view)
         if self._deadline is None:
             self._deadline = now + FORMING_S_MAX
@@ -168,6 +175,7 @@ class SchedulerMachine(Machine):
             "calls": self._calling.requests,
             "reissued_calls": self._calling.reissued,
             "deaths": len(self._dead),
+            "checkpoints": self._saver.saved,
         }
         for counters in self._stopped.values():
             for name, count in counters.items():
@@ -183,20 +191,19 @@ class SchedulerMachine(Machine):
     def progress(self) -> dict[str, float]:
         """Return the workers' latest facts, summed."""
         total: dict[str, float] = {}
-        for latest in self._progress.values():
+        for _, latest in self._progress.values():
             for name, value in latest.facts.items():
                 total[name] = total.get(name, 0.0) + value
         return total
 
     def waiting_for(self) -> list[str]:
         """Return who has not answered yet: nodes by their ids, workers in tasks by logical ones."""
+        if self.state == "running" and self._saver.saving is not None:
+            return [f"{self._expected[n]} {n}" for n in sorted(self._saver.saving.missing)]
         if self.state == "running":
             return self._calling.waiting_for()
-        here: dict[str, Any] = {
-            "forming": self._hellos,
-            "starting": self._ready,
-            "stopping": self._stopped,
-        }
+        here: dict[str, Any] = {"forming": self._hellos, "starting": self._ready}
+        here["stopping"] = self._stopped
         known = here.get(self.state, self._expected)
         return [f"{role} {node}" for node, role in self._expected.items() if node not in known]
 
@@ -207,31 +214,23 @@ class SchedulerMachine(Machine):
         self._hellos[source] = hello
         if not self._all(self._hellos):
             return []
-        # All must see the same data.
-        facts: dict[str, Any] = {}
-        for node, other in sorted(self._hellos.items()):
-            for name, value in other.facts.items():
-                if facts.setdefault(name, value) != value:
-                    what = f"node {node} sees {name} = {value}, another sees {facts[name]}"
-                    where = f"Node {node} runs on {other.host}."
-                    remedy = "All hosts must see the same files: use a shared file system."
-                    return self.fail(now, MpipsError(what, where, remedy))
         try:
-            self._tables, self._plan = self._prepare(facts)
+            facts = agree_on_facts(self._hellos)
+            tables, plan = self._prepare(facts)
         except MpipsError as error:
             return self.fail(now, error)
-        self.view = self._first_view()
+        self._plan = Planning(plan)
+        members = first_members(self.node, self._host, self._hellos)
+        view = self._views.begin(members, tables, self._logical_workers)
         self.state, self._deadline = "starting", now + FORMING_S_MAX
-        self.tell(now, "view", f"all are here; epoch {self.view.epoch}")
-        start = Start(epoch=self.view.epoch, view=self.view, facts=facts)
+        self.tell(now, "view", f"all are here; epoch {view.epoch}")
+        start = Start(
+            epoch=view.epoch,
+            view=view,
+            facts=facts,
+            checkpoint=self._resume.path if self._resume else "",
+        )
         return [Send(node, start) for node in sorted(self._expected)]
-
-    def _first_view(self) -> View:
-        epoch = make_epoch(1, self.node)
-        members = [Member(self.node, "scheduler", self._host, epoch)]
-        for node, hello in self._hellos.items():
-            members.append(Member(node, hello.role, hello.host, epoch))
-        return first_view(epoch, members, self._tables, self._logical_workers, self._replicas)
 
     def _all(self, nodes: set[int] | dict[int, Any]) -> bool:
         return len(nodes) == len(self._expected)
@@ -243,39 +242,91 @@ class SchedulerMachine(Machine):
         assert self.view is not None
         pulses = {node: hello.has_pulse for node, hello in self._hellos.items()}
         self._watch.begin(now, self.view.members, {self.node: True, **pulses})
-        return self._advance(now, None, first=True)
+        self._saver.begin(now)
+        self.state, self.is_begun = "running", True
+        assert self._plan is not None
+        if (resume := self._resume) is not None:
+            self._calling.restore(resume.tasks, resume.takeovers, resume.path)
+        return self._follow(now, self._plan.begin(resume.results if resume else ()))
 
-    def _advance(self, now: float, results: list[Any] | None, first: bool = False) -> list[Effect]:
+    def _advance(self, now: float, results: list[Any]) -> list[Effect]:
         """Run the plan up to its next task."""
         assert self._plan is not None
-        self.state, self.is_begun = "running", True
+        return self._follow(now, self._plan.go_on(results))
+
+    def _follow(self, now: float, says: Iterable[Report | SetDelay]) -> list[Effect]:
+        """Do what the plan says until its next task, and then that, or stop."""
+        assert self._plan is not None
         effects: list[Effect] = []
         try:
-            asked = next(self._plan) if first else self._plan.send(results)
-            while isinstance(asked, Report | SetDelay):
-                if isinstance(asked, SetDelay):
-                    asked = self._calling.set_delay(asked, self._tables)
-                    told = asked.facts
-                    what = f"{told['table']} {told['max_delay']} from task {told['from_task']} on"
-                    self.tell(now, "delay", what)
-                effects.append(asked)
-                asked = self._plan.send(None)
-        except StopIteration as stop:
-            self.summary = stop.value or {}
-            return effects + self._stop(now, 0)
+            for said in says:
+                if isinstance(said, SetDelay):
+                    said = self._calling.set_delay(said, self._views.tables)
+                    self.tell(now, "delay", str(said.facts))
+                effects.append(said)
         except MpipsError as error:
             return effects + self.fail(now, error)
-        self.tell(now, "task", f"{asked.function} on {asked.group}")
+        if self._plan.task is None:
+            self.summary = self._plan.summary
+            return effects + self._stop(now, 0)
+        is_due, done = self._saver.is_due(now, self._calling.iterations), len(self._plan.results)
+        # Where nothing has happened since the last checkpoint, that one will do.
+        if is_due and done > (self._resume.tasks if self._resume else 0):
+            return [*effects, Prepare(done)]
+        if self._saver.stop:
+            return effects + self._stop(now, STOPPED_AT_CHECKPOINT)
+        return effects + self._give_out(now)
+
+    def _give_out(self, now: float) -> list[Effect]:
+        """Give the plan's task out."""
+        assert self._plan is not None
+        task = self._plan.task
+        assert task is not None
         assert self.view is not None
-        return effects + self._calling.begin(now, asked, self.view)
+        self.tell(now, "task", f"{task.function} on {task.group}")
+        return self._calling.begin(now, task, self.view)
 
     def _step_return(self, now: float, source: int, message: Return) -> list[Effect]:
         assert self.view is not None
         effects, moved = self._calling.take(source, message)
         if moved:
-            effects += self._announce(now, reassign(self.view, self._next_epoch(), moved))
+            effects += self._views.reassign(moved)
         results = self._calling.results()
         return effects if results is None else effects + self._advance(now, results)
+
+    # -- Checkpoints -----------------------------------------------------------------------------
+
+    def stop_soon(self, reason: str) -> None:
+        """Stop at a checkpoint before the next task."""
+        self._saver.stop = self._saver.stop or reason
+
+    def _resume_point(self, path: str) -> Resume:
+        assert self._plan is not None
+        results, takeovers = list(self._plan.results), self._calling.takeovers
+        return Resume(path=path, tasks=len(results), results=results, takeovers=takeovers)
+
+    def save_in(self, now: float, folder: str) -> list[Effect]:
+        """Have all servers and workers write their parts of a checkpoint to a folder."""
+        assert self._plan is not None
+        assert self.view is not None
+        number, epoch = len(self._plan.results), self.view.epoch
+        nodes = self.view.nodes("server") + self.view.nodes("worker")
+        self._saver.start(now, number, folder, nodes)
+        self.tell(now, "save", f"checkpoint {number}")
+        save = Save(epoch=epoch, number=number, folder=folder)
+        return [Send(node, save) for node in nodes]
+
+    def _step_saved(self, now: float, source: int, message: Saved) -> list[Effect]:
+        if not self._saver.take(now, source, message.number, message.parts):
+            return []
+        saving = self._saver.finish(now)
+        resume = self._resume_point(saving.folder)
+        facts = {"task": saving.number, "paused": f"{self._saver.pause_s:.3f} s"}
+        effects: list[Effect] = [Keep(saving.folder, saving.parts, resume), Report("saved", facts)]
+        if self._saver.stop:
+            effects.append(Report("stop", {"reason": self._saver.stop}))
+            return effects + self._stop(now, STOPPED_AT_CHECKPOINT)
+        return effects + self._give_out(now)
 
     # -- Membership ------------------------------------------------------------------------------
 
@@ -295,39 +346,22 @@ class SchedulerMachine(Machine):
         if self.state != "running" or self.view is None:
             what = f"{', '.join(names)} died while the job was {self.state}"
             return self.fail(now, RanksLostError(what, "", "Run again."))
-        # What has joined in time is in sync; what owners of before have said counts no more.
-        if self._joins:
-            self.view, self._joins = admit(self.view, self.view.epoch, self._joins), {}
-        change = fail_over(self.view, self._next_epoch(), dead, self._policy)
+        change = self._views.fail_over(now, dead)
         places = [f"{n} on {self._hellos[d].host}" for n, d in zip(names, dead, strict=True)]
         effects: list[Effect] = [tell_of_deaths(places)]
-        if error := self._find_loss(change, names):
+        if error := self._views.find_loss(change, names):
             return effects + self.fail(now, error)
-        if self._incomplete_since is None:
-            self._incomplete_since = now
-        effects += self._announce(now, change.view)
+        effects += self._views.announce(change.view)
+        self.tell(now, "view", f"epoch {self._views.number}")
         effects.append(tell_of_change(change))
         self._recovered += len(dead)
         self._expected.update({member.node: member.role for member in change.hired})
+        # The next task was waiting for a checkpoint, which is taken after that one.
+        if self._saver.call_off():
+            return effects + self._give_out(now)
         calls, results = self._calling.move(change.view)
         effects += calls
         return effects if results is None else effects + self._advance(now, results)
-
-    def _find_loss(self, change: Change, names: list[str]) -> MpipsError | None:
-        """Return the error that ends the job if not all that it needs is left."""
-        if change.lost:
-            held = {t: [s for table, s in change.lost if table == t] for t, _ in change.lost}
-            where = [
-                f"table {self._tables[table].name}: {len(segments)} segments, the first with the"
-                f" keys [{', '.join(map(str, self._tables[table].segment_range(segments[0])))})"
-                for table, segments in held.items()
-            ]
-            what = f"all copies of a part of the model died: {', '.join(names)}"
-            remedy = "Run again; more copies survive more deaths: --set replicas=2."
-            return RanksLostError(what, "\n".join(where), remedy)
-        if all(actor == NOBODY for actor in change.view.actors):
-            return RanksLostError(f"no worker is left: {', '.join(names)} died", "", "Run again.")
-        return None
 
     def see(self, now: float, alive: Collection[int]) -> None:
         """Note nodes whose processes somebody has seen alive."""
@@ -346,39 +380,6 @@ class SchedulerMachine(Machine):
             order = Kill(epoch=epoch, node=suspicion.node)
             effects += [Send(mate, order) for mate in suspicion.mates]
         return effects + (self.lose(now, given_up) if given_up else [])
-
-    def _step_joined(self, source: int, message: Joined) -> None:
-        """Note the segments that a copy has, if their owner says so."""
-        assert self.view is not None
-        owners, since = self.view.owners[message.table], self.view.since[message.table]
-        told = message.segments
-        segments = [s for s in told if owners[s] == source and message.epoch >= since[s]]
-        if segments:
-            self._joins.setdefault((message.table, message.copy), set()).update(segments)
-
-    def _admit(self, now: float) -> list[Effect]:
-        """Put the copies that have joined in sync."""
-        assert self.view is not None
-        view = admit(self.view, self._next_epoch(), self._joins)
-        self._joins = {}
-        effects = self._announce(now, view)
-        if not missing_copies(view, self._replicas) and self._incomplete_since is not None:
-            seconds = now - self._incomplete_since
-            self._incomplete_since = None
-            effects.append(tell_of_copies(seconds))
-        return effects
-
-    def _announce(self, now: float, view: View) -> list[Effect]:
-        """Tell all nodes of a view, servers first, since the others will send them requests."""
-        self.view = view
-        self.tell(now, "view", f"epoch {view.epoch // make_epoch(1, 0)}")
-        members = sorted(view.members, key=lambda member: member.role != "server")
-        nodes = [member.node for member in members if member.node != self.node]
-        return [Send(node, NewView(epoch=view.epoch, view=view)) for node in nodes]
-
-    def _next_epoch(self) -> int:
-        assert self.view is not None
-        return self.view.epoch + make_epoch(1, 0)
 
     # -- Stopping --------------------------------------------------------------------------------
 

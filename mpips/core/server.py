@@ -48,6 +48,11 @@ class ServerMachine(Machine):
         self._pushes = self._pulls = self._duplicates = self._parked = self._refused = 0
 
     @property
+    def tables(self) -> list[Held]:
+        """Return what is held of each table."""
+        return self._held
+
+    @property
     def stores(self) -> list[Store]:
         """Return the stores, by table."""
         return [held.store for held in self._held]

@@ -103,6 +103,28 @@ class App(ABC):
         """
         return
 
+    def keep(self) -> dict[str, Any]:
+        """Return what a logical worker's object must have to go on exactly where it is.
+
+        Arrays, numbers, texts, None, and lists and dicts of them. An app whose calls leave nothing
+        in the object need not have this.
+        """
+        return {}
+
+    async def restore(
+        self, worker: "Worker", calls: dict[str, dict[str, Any]], state: dict[str, Any]
+    ) -> None:
+        """Make a new object go on where `keep` was called, in a job that is resumed.
+
+        Called as `recover` is, which it calls: that is enough where `keep` returns nothing.
+
+        Args:
+            worker: the logical worker.
+            calls: the arguments of the last finished call of each function.
+            state: what `keep` has returned.
+        """
+        await self.recover(worker, calls)
+
     def progress(self, totals: dict[str, float]) -> dict[str, Any]:
         """Return what the user shall see of the workers' progress, given the sums of its facts."""
         return {name: int(n) if n == int(n) else n for name, n in totals.items()}

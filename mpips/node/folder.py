@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from mpips.config import Config, to_toml
+from mpips.config import AUTO, Config, to_toml
 from mpips.errors import FileError, MissingInputError, OutputError
 
 CONFIG, METRICS, RESULT = "config.toml", "metrics.jsonl", "result.json"
@@ -51,14 +51,28 @@ def model_in(path: str) -> str:
     return str(model)
 
 
-def make_folder(path: Path) -> None:
+def put_aside(path: Path) -> None:
+    """Give the result of a run that goes on another name: result-1.json, and so on."""
+    number = 1
+    while (other := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(other)
+
+
+def make_folder(path: Path, is_resumed: bool = False) -> None:
     """Make a run folder, or take one that an unfinished run has left.
+
+    Args:
+        path: the folder.
+        is_resumed: whether the run in it goes on.
 
     Raises:
         OutputError: the folder cannot be made, or holds another run's result or other things.
     """
     remedy = "Give another folder with --out, or remove that one."
     try:
+        if (path / RESULT).exists() and is_resumed:
+            put_aside(path / RESULT)
         if (path / RESULT).exists():
             raise OutputError(f"{path} holds the result of another run", "", remedy)
         # With --out . a job would write over the very config that it was started with.
@@ -97,7 +111,7 @@ class RunFolder:
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path = path
-        make_folder(path)
+        make_folder(path, config.run.resume == AUTO)
         try:
             (path / CONFIG).write_text(to_toml(config), encoding="utf-8")
             self._metrics = open(path / METRICS, "a", encoding="utf-8")  # noqa: SIM115

@@ -31,6 +31,7 @@ from mpips.node.log import open_log
 from mpips.node.loop import Node, run_loop
 from mpips.node.member import Member
 from mpips.node.pulse import Pulse, shared_path
+from mpips.node.resume import find_resume
 from mpips.node.roles import assign_roles, size_config
 from mpips.node.scheduler import SchedulerNode
 from mpips.transport.backoff import Backoff
@@ -128,11 +129,14 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
     role = roles[transport.node]
     if role != "scheduler":
         member = MEMBERS[role](transport, time.monotonic, kind, config)
+        # mpirun passes it on to all ranks; only the scheduler stops the job.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         member.pulse = _start_pulse(token, transport.node, len(roles))
         return member
     console = Console(time.monotonic())
     try:
         folder = RunFolder(choose_folder(config), config)
+        resume = find_resume(config, folder.path)
     except MpipsError as error:
         # The others are waiting for this rank: stop them properly.
         lost = SchedulerNode(transport, time.monotonic, kind, config, roles)
@@ -141,7 +145,8 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
     console.say(_first_lines(mpi, config, name, folder))
     open_log(folder.path, transport.node)
     log.info("scheduler 0 on %s, process %d", socket.gethostname(), os.getpid())
-    node = SchedulerNode(transport, time.monotonic, kind, config, roles, folder, console)
+    node = SchedulerNode(transport, time.monotonic, kind, config, roles, folder, console, resume)
+    signal.signal(signal.SIGUSR1, lambda *_: node.machine.stop_soon("SIGUSR1"))
     node.pulse = _start_pulse(token, transport.node, len(roles))
     return node
 

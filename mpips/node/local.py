@@ -11,6 +11,7 @@ from mpips.node.console import Console
 from mpips.node.folder import RunFolder
 from mpips.node.loop import Node, run_together
 from mpips.node.member import Member
+from mpips.node.resume import find_resume
 from mpips.node.scheduler import SchedulerNode
 from mpips.node.server import ServerNode
 from mpips.node.spare import SpareNode
@@ -38,7 +39,8 @@ def make_nodes(
     run = config.run
     roles = ["scheduler"] + ["server"] * run.servers + ["worker"] * run.workers
     roles += ["spare"] * run.spares
-    first = SchedulerNode(transports[0], clock, kind, config, roles, folder, console)
+    resume = find_resume(config, folder.path) if folder is not None else None
+    first = SchedulerNode(transports[0], clock, kind, config, roles, folder, console, resume)
     nodes: list[Node] = [first]
     for transport, role in zip(transports[1:], roles[1:], strict=True):
         nodes.append(MEMBERS[role](transport, clock, kind, config))

@@ -33,6 +33,8 @@ from mpips.wire.messages import (
     Push,
     Ready,
     Return,
+    Save,
+    Saved,
     Start,
     Stop,
     Stopped,
@@ -125,9 +127,12 @@ class Member(Node):
             self._refused += 1
             return
         match message:
-            case Start(view=view, facts=facts):
+            case Start(view=view):
                 if view.epoch > self._epoch:
-                    self._start(view, facts)
+                    self._start(view, message)
+            case Save(number=number, folder=folder):
+                parts = self.save(Path(folder))
+                self.send(SCHEDULER, Saved(epoch=self._epoch, number=number, parts=parts))
             case NewView(view=view):
                 if view.epoch > self._epoch:
                     self._change_view(view)
@@ -202,6 +207,14 @@ class Member(Node):
     def install(self, view: View) -> None:
         """Go on in a new view."""
 
+    def restore(self, checkpoint: Path) -> None:
+        """Take what a checkpoint has for this node."""
+        return
+
+    def save(self, folder: Path) -> list[dict[str, Any]]:
+        """Write this node's part of a checkpoint, and return its files."""
+        return []
+
     @abstractmethod
     def call(self, call: Call) -> None:
         """Run a function of the app, and answer sooner or later."""
@@ -233,8 +246,10 @@ class Member(Node):
         )
         self.send(SCHEDULER, hello)
 
-    def _start(self, view: View, facts: dict[str, Any]) -> None:
-        self.enter(view, facts)
+    def _start(self, view: View, start: Start) -> None:
+        self.enter(view, start.facts)
+        if start.checkpoint:
+            self.restore(Path(start.checkpoint))
         # All have found the shared memory: what is left of it goes with the processes.
         if self.pulse is not None:
             self.pulse.remove()

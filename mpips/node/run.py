@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from mpips.config import Config, assign, parse
+from mpips.config import AUTO, Config, assign, parse
 from mpips.errors import LaunchError, MpipsError, RanksLostError, UsageError
 from mpips.node import kernels, mpirun, surroundings
 from mpips.node.app import App, check_model
@@ -98,7 +98,7 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
         SystemExit: the job failed and has said why.
     """
     folder = Path(config.run.out)
-    make_folder(folder)
+    make_folder(folder, config.run.resume == AUTO)
     kernels.compile_kernels(lambda text: print(f"mpips: {text}", flush=True))
     ranks = rank_count(config)
     if program is None:

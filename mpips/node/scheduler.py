@@ -2,12 +2,14 @@
 
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, final
 
 from mpips.config import Config
-from mpips.core.machine import Effect, End, Report
+from mpips.core.machine import Effect, End, Keep, Prepare, Report
 from mpips.core.predicate import find_predicate
-from mpips.core.scheduler import SchedulerMachine
+from mpips.core.saving import Resume, When
+from mpips.core.scheduler import STOPPED_AT_CHECKPOINT, SchedulerMachine
 from mpips.core.task import Plan
 from mpips.errors import ProtocolError, RanksLostError
 from mpips.node import surroundings
@@ -17,11 +19,14 @@ from mpips.node.failure import explain_failure
 from mpips.node.folder import RunFolder
 from mpips.node.loop import Node
 from mpips.node.member import Pulses, beat_s
+from mpips.node.resume import fit_tables, keep_resume, make_room, when_to_save
 from mpips.transport.base import Transport
 from mpips.wire.messages import Hello, Kill, Message
 from mpips.wire.types import Table
 
 STALL_S = 60.0
+STOP_FILE = "stop"
+STATUS = {STOPPED_AT_CHECKPOINT: "stopped"}
 
 
 @final
@@ -36,6 +41,7 @@ class SchedulerNode(Node):
         roles: the role of each node, by id; this one's is "scheduler".
         folder: the run folder; None: nothing is written.
         console: where progress goes; None: nowhere.
+        resume: the checkpoint to begin with; None: the job is new.
 
     Attributes:
         is_told: whether the user knows of the error, or will be told by who started the ranks.
@@ -50,6 +56,7 @@ class SchedulerNode(Node):
         roles: Sequence[str],
         folder: RunFolder | None = None,
         console: Console | None = None,
+        resume: Resume | None = None,
     ) -> None:
         super().__init__(transport, clock)
         self._kind, self._config = kind, config
@@ -65,9 +72,13 @@ class SchedulerNode(Node):
             config.recovery.worker,
             config.recovery.silence_s,
             socket.gethostname(),
+            when_to_save(config) if folder is not None else When(),
+            resume,
         )
         self.pulse: Pulses | None = None
         self._next_look = 0.0
+        self._resume = resume
+        self._tables: list[Table] = []
         self.result: dict[str, Any] = {}
         self.is_told = False
         self._app: App | None = None
@@ -114,6 +125,8 @@ class SchedulerNode(Node):
         if self.pulse is not None and now >= self._next_look:
             self._next_look = now + beat_s(self._config)
             self.machine.see(now, self.pulse.moved())
+        if self._folder is not None and (self._folder.path / STOP_FILE).exists():
+            self.machine.stop_soon(f"{STOP_FILE} is there")
         self.carry_out(self.machine.tick(now))
         if self._console is None or self.machine.state != "running":
             return
@@ -131,6 +144,12 @@ class SchedulerNode(Node):
         match effect:
             case Report(kind=kind, facts=facts):
                 self._report(kind, facts)
+            case Prepare(number=number):
+                assert self._folder is not None
+                folder = make_room(self._folder.path, number)
+                self.carry_out(self.machine.save_in(self.clock(), str(folder)))
+            case Keep(folder=folder, parts=parts, resume=resume):
+                keep_resume(Path(folder), self._config, self._tables, resume, parts)
             case End(exit_code=code):
                 self._finish(code)
             case _:
@@ -142,6 +161,9 @@ class SchedulerNode(Node):
         app = self._app = self._kind(Job(self._config, facts))
         servers = self._config.run.servers
         tables = [table.cut(servers) for table in app.tables()]
+        if self._resume is not None:
+            tables = fit_tables(tables, self._resume)
+        self._tables = tables
         for table in tables:
             if table.predicate is not None:
                 find_predicate(table)
@@ -206,7 +228,7 @@ class SchedulerNode(Node):
         for name, count in self.statistics().items():
             counters[name] = counters.get(name, 0) + count
         self.result = {
-            "status": "failed" if error else "done",
+            "status": "failed" if error else STATUS.get(exit_code, "done"),
             "exit_code": exit_code,
             "error": str(error) if error else None,
             "seconds": round(seconds, 3),

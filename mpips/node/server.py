@@ -2,7 +2,10 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, final
+
+import numpy as np
 
 from mpips.config import Config
 from mpips.core.server import ServerMachine
@@ -48,6 +51,39 @@ class ServerNode(Member):
         """Step the machine."""
         assert self.machine is not None
         self.carry_out(self.machine.install(view))
+
+    def save(self, folder: Path) -> list[dict[str, Any]]:
+        """Write all segments that this server owns."""
+        from mpips.files.parts import Segment, write_segments
+
+        assert self.machine is not None
+        segments = (
+            Segment(
+                table=held.table.name,
+                segment=segment,
+                log=held.logs[segment],
+                numbers=np.array(numbers, np.int64),
+                clocks=np.array(clocks, np.int64),
+                keys=keys,
+                rows=rows,
+            )
+            for held in self.machine.tables
+            for segment in held.store.owned
+            for numbers, clocks in [held.state(segment, ())]
+            for keys, rows in [held.store.snapshot(segment)]
+        )
+        return [dict(write_segments(folder, self.transport.node, segments))]
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take the segments that this server owns, or has copies of."""
+        from mpips.files.checkpoint import load_checkpoint
+
+        assert self.machine is not None
+        found = load_checkpoint(checkpoint, check=False)
+        for held in self.machine.tables:
+            for one in found.segments(held.table.name, held.store.held):
+                held.store.load(one.segment, one.keys, one.rows)
+                held.adopt(one.segment, one.log, one.numbers.tolist(), one.clocks.tolist())
 
     def call(self, call: Call) -> None:
         """Run a function of the app for the plan."""

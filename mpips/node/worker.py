@@ -5,6 +5,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -19,7 +20,7 @@ from mpips.node.member import SCHEDULER, Member
 from mpips.node.shard import data_facts, open_shards
 from mpips.store.updates import find_update
 from mpips.transport.base import Transport
-from mpips.wire.messages import Call, Drop, Message, Progress, Told
+from mpips.wire.messages import Call, Drop, Message, Progress, Takeover, Told
 from mpips.wire.types import View
 
 Running = tuple[Coroutine[Pending, None, Any], Call]
@@ -79,6 +80,13 @@ class WorkerNode(Member):
         self._view = view
         self.carry_out([*self.client.install(view), *self._asking.install(view)])
 
+    def save(self, folder: Path) -> list[dict[str, Any]]:
+        """Write the states of the logical workers that this node acts for."""
+        from mpips.files.checkpoint import write_states
+
+        states = {worker: app.keep() for worker, app in self._apps.items()}
+        return [dict(write_states(folder, self.transport.node, states))] if states else []
+
     def call(self, call: Call) -> None:
         """Start a coroutine for the call; `work` runs it."""
         if call.takeover is not None:
@@ -94,7 +102,7 @@ class WorkerNode(Member):
             running = function(worker, **call.arguments)
         else:
             todo = partial(function, worker, **call.arguments)
-            running = self._recover_first(worker, call.takeover.calls, todo)
+            running = self._recover_first(worker, call.takeover, todo)
         self._running[call.worker] = running, call
         self._ready.append(self._running[call.worker])
 
@@ -151,12 +159,19 @@ class WorkerNode(Member):
     async def _recover_first(
         self,
         worker: Worker,
-        calls: dict[str, dict[str, Any]],
+        takeover: Takeover,
         todo: Callable[[], Coroutine[Pending, None, Any]],
     ) -> Any:
         """Have the app make again what earlier calls have left, then do the call."""
         worker.may_push = False
-        await self._apps[worker.id].recover(worker, calls)
+        app, calls = self._apps[worker.id], takeover.calls
+        if takeover.checkpoint:
+            from mpips.files.checkpoint import load_checkpoint
+
+            found = load_checkpoint(Path(takeover.checkpoint), check=False)
+            await app.restore(worker, calls, found.state(worker.id))
+        else:
+            await app.recover(worker, calls)
         worker.may_push = True
         return await todo()
 

@@ -45,10 +45,12 @@ class Takeover(msgspec.Struct, frozen=True, array_like=True):
         streams: for each table number and clock of the last push that belongs to finished calls,
             all of which are applied.
         calls: the arguments of the last finished call of each function.
+        checkpoint: where the logical worker's state is, if it has not worked since the resume.
     """
 
     streams: list[tuple[int, int]]
     calls: dict[str, dict[str, Any]]
+    checkpoint: str = ""
 
 
 # -- Values: client <-> server -----------------------------------------------------------------
@@ -249,10 +251,14 @@ class Hello(Message, frozen=True, tag=8):
 
 
 class Start(Message, frozen=True, tag=9):
-    """Scheduler to all: the first view, and the facts of the data that all agree on."""
+    """Scheduler to all: the first view, and the facts of the data that all agree on.
+
+    `checkpoint` is the folder of the checkpoint to begin with, if there is one.
+    """
 
     view: View
     facts: dict[str, Any]
+    checkpoint: str = ""
 
 
 class NewView(Message, frozen=True, tag=18):
@@ -271,6 +277,20 @@ class Kill(Message, frozen=True, tag=20):
     """Scheduler to a node's mates on its host: it is silent, kill its process."""
 
     node: int
+
+
+class Save(Message, frozen=True, tag=24):
+    """Scheduler to servers and workers, between two tasks: write your part of a checkpoint."""
+
+    number: int
+    folder: str
+
+
+class Saved(Message, frozen=True, tag=25):
+    """Member to scheduler: my part is on disk, in these files."""
+
+    number: int
+    parts: list[dict[str, Any]]
 
 
 class Ready(Message, frozen=True, tag=10):
@@ -320,6 +340,8 @@ MESSAGES = (
     Beat,
     Kill,
     Drop,
+    Save,
+    Saved,
     Ask,
     Told,
 )

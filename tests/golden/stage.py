@@ -17,7 +17,7 @@ from mpips.store.table import make_store
 from mpips.wire.messages import Failed, Hello, Joined, Message, Ready, Return, Stopped
 from mpips.wire.types import NOBODY, Member, Table, View, make_epoch
 
-HIDDEN = ("epoch", "incarnation", "coding", "view", "process")
+HIDDEN = ("epoch", "incarnation", "coding", "view", "process", "checkpoint")
 
 
 class Stage:

@@ -30,6 +30,8 @@ from mpips.wire.messages import (
     Replicate,
     Replicated,
     Return,
+    Save,
+    Saved,
     Snapshot,
     Start,
     Stop,
@@ -80,6 +82,8 @@ def examples(rng: np.random.Generator) -> Iterator[Message]:
     yield Replicated(request=5, **head)
     yield Beat(moved=[0, 3], **head)
     yield Kill(node=4, **head)
+    yield Save(number=3, folder="/x", **head)
+    yield Saved(number=3, parts=[{"name": "worker-1.h5", "bytes": 2**40}])
     yield Drop(request=7, worker=3)
     yield Joined(table=1, copy=2, segments=[0, 63])
     takeover = Takeover([(3, 4), (0, 0)], {"f": {"order": keys}})

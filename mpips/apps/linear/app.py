@@ -223,6 +223,22 @@ class BlockApp(App):
         if "check" in calls:
             self.speaks = worker.id == calls["check"]["among"][0]
 
+    def keep(self) -> dict[str, Any]:
+        """Return the weights and margins: sums of many steps, whose bits depend on their order."""
+        if not len(self.w):
+            return {}
+        return {"w": self.w, "margins": self.shard.margins, "speaks": self.speaks}
+
+    async def restore(
+        self, worker: Worker, calls: dict[str, dict[str, Any]], state: dict[str, Any]
+    ) -> None:
+        """Make all again, and then put the very weights and margins there."""
+        await self.recover(worker, calls)
+        if state:
+            self.w, self.speaks = state["w"], state["speaks"]
+            self.shard.margins[:] = state["margins"]
+            self.shard.loss()
+
     def resume(self, pulled: Floats) -> None:
         """Take the weights, and all that comes with them, as the servers have them now."""
         self.w = first_column(pulled).copy()

@@ -142,6 +142,21 @@ class DelayedLinear(BlockApp):
 
     # -- Workers ---------------------------------------------------------------------------------
 
+    def keep(self) -> dict[str, Any]:
+        """Add the answers that are used later; between tasks all of them are there."""
+        late = [[b, pending.result] for pending, b in self._late]
+        return {**super().keep(), "late": late} if late else super().keep()
+
+    async def restore(
+        self, worker: Worker, calls: dict[str, dict[str, Any]], state: dict[str, Any]
+    ) -> None:
+        """Put the late answers where they were."""
+        await super().restore(worker, calls, state)
+        for b, values in state.get("late", ()):
+            pending = Pending(0, worker.id)
+            pending.finish(values)
+            self._late.append((pending, int(b)))
+
     async def load(self, worker: Worker) -> dict[str, int]:
         """Read the rows, and return how many there are."""
         await super().load(worker)
