@@ -93,8 +93,8 @@ class FreeRedo(RedoSchedule):
         low, stream = low.copy(), attempt.stream
         for before in [*(attempt.script[at] for at in op.after), op]:
             if before.values is not None:
-                counts = self.counts[stream, before.count]
-                low[:, stream] = np.maximum(low[:, stream], counts)
+                counts = self.counts[stream, before.count, before.at]
+                low[before.at, stream] = np.maximum(low[before.at, stream], counts)
         self.raise_low(low, op)
         at, rows, keys = op.at, result, self.keys[:0]
         if isinstance(result, tuple):
