@@ -13,6 +13,8 @@ from mpips.core.slicing import Request
 from mpips.core.stream import Task
 from mpips.wire.messages import Push
 
+STREAMS = 16
+
 
 class ClockAsMaximum(ServerMachine):
     """Keeps the latest clock of each logical worker: what is not later counts as a duplicate."""
@@ -88,19 +90,26 @@ class NumbersContinued(ClientMachine):
 
 
 class StreamOfItsOwn(ClientMachine):
-    """Does a call again under a new stream, of which servers know nothing."""
+    """Does a call again under a new stream, of which servers know nothing.
+
+    Sums are spared: they have a place for each logical worker, and none for strangers.
+    """
 
     def take_over(self, stream: int, positions: Sequence[tuple[int, int]]) -> None:
         """Note that numbers begin anew."""
         super().take_over(stream, positions)
-        for table in range(len(self.tables)):
-            self._stream(table, stream).base = self._stream(table, stream).number = 0
-            self._stream(table, stream).numbers = [0] * self.tables[table].segments
+        for table, shape in enumerate(self.tables):
+            if not shape.aggregate:
+                taken = self._stream(table, stream)
+                taken.base = taken.number = 0
+                taken.numbers = [0] * shape.segments
         self.__dict__.setdefault("_renamed", set()).add(stream)
 
     def _message(self, task: Task, request: Request, places: dict[int, int]) -> Send:
         send = super()._message(task, request, places)
-        if task.stream in self.__dict__.get("_renamed", ()) and isinstance(send.message, Push):
+        is_renamed = task.stream in self.__dict__.get("_renamed", ())
+        is_summed = self.tables[task.table].aggregate
+        if is_renamed and not is_summed and isinstance(send.message, Push):
             stream = task.stream + STREAMS
             return Send(send.dest, msgspec.structs.replace(send.message, stream=stream))
         return send
@@ -110,7 +119,9 @@ class RoomForStreams(ServerMachine):
     """Has room for the streams of `StreamOfItsOwn`."""
 
     def __init__(self, node: int, stores: Any, streams: int) -> None:
-        super().__init__(node, stores, streams + STREAMS)
-
-
-STREAMS = 16
+        super().__init__(node, stores, streams)
+        for held in self._held:
+            more = [0] * STREAMS
+            held.bases += more
+            for numbers in (*held.accepted, *held.applied):
+                numbers += more

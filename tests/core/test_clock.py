@@ -1,11 +1,13 @@
 """Range vector clocks equal dense clocks, and stay small (OSDI 2014, section 4.1)."""
 
+import tracemalloc
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from mpips.core.clock import RangeClock, VectorClock
+from mpips.core.clock import Piece, RangeClock, VectorClock
 from mpips.core.consistency import History
 
 
@@ -68,6 +70,85 @@ def test_clocks_that_travel_in_slices_arrive_whole_in_any_order(seed: int) -> No
     assert target.take(0, size) == source.take(0, size)
     for begin in range(size):
         assert target.least(begin, begin + 1) == dense[:, begin].min()
+
+
+@dataclass
+class Dense:
+    """Clocks of all nodes and keys, and which keys each node has: what range clocks must equal."""
+
+    nodes: list[VectorClock]
+    times: np.ndarray
+    """`(nodes, streams, keys)`."""
+
+    def check(self, size: int) -> None:
+        """Require that they are equal everywhere, and no larger than they have to be."""
+        for clocks, dense in zip(self.nodes, self.times, strict=True):
+            for clock, row in zip(clocks.clocks, dense, strict=True):
+                pieces = list(clock.pieces(0, size))
+                assert np.concatenate([np.full(e - b, t) for b, e, t in pieces]).tolist() == (
+                    row.tolist()
+                )
+                assert len(clock) == 1 + np.count_nonzero(np.diff(row))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_clocks_of_nodes_equal_dense_ones_through_migrations_and_replays(seed: int) -> None:
+    """Ranges split and move between nodes while pushes come, come again, and come too late."""
+    rng = np.random.default_rng([seed, 1])
+    size, streams, nodes = int(rng.integers(1, 50)), int(rng.integers(1, 4)), 3
+    both = Dense(
+        [VectorClock(size, streams) for _ in range(nodes)], np.zeros((nodes, streams, size), int)
+    )
+    sent: list[tuple[int, int, int, int]] = []
+    taken: list[tuple[list[list[Piece]], int, int, np.ndarray]] = []
+    for _ in range(80):
+        node, (begin, end) = int(rng.integers(nodes)), draw_range(rng, size)
+        match int(rng.integers(5)):
+            case 0 | 1:
+                # A push, or one that was there before, on any node.
+                if not sent or rng.random() < 0.6:
+                    sent.append((int(rng.integers(streams)), begin, end, int(rng.integers(30))))
+                stream, begin, end, time = sent[int(rng.integers(len(sent)))]
+                both.nodes[node].advance(stream, begin, end, time)
+                part = both.times[node, stream, begin:end]
+                np.maximum(part, time, out=part)
+            case 2:
+                # A range leaves in parts, which arrive whenever they want.
+                for first, last in pairwise(sorted({begin, (begin + end) // 2, end})):
+                    dense = both.times[node, :, first:last].copy()
+                    taken.append((both.nodes[node].take(first, last), first, last, dense))
+            case 3 if taken:
+                message, first, last, dense = taken[int(rng.integers(len(taken)))]
+                both.nodes[node].merge(message)
+                part = both.times[node, :, first:last]
+                np.maximum(part, dense, out=part)
+            case 4 if begin < end:
+                # A former copy goes back to what its new owner has.
+                stream, time = int(rng.integers(streams)), int(rng.integers(30))
+                both.nodes[node].clocks[stream].reset(begin, end, time)
+                both.times[node, stream, begin:end] = time
+        both.check(size)
+
+
+def test_memory_is_flat_from_a_hundred_thousand_keys_to_a_billion() -> None:
+    used = {size: bytes_of_a_trace(size) for size in (10**5, 10**7, 10**9)}
+    assert used[10**9] <= 1.1 * used[10**5], used
+    assert used[10**9] < 100_000, used
+
+
+def bytes_of_a_trace(size: int) -> int:
+    """Return the most bytes that clocks of a few nodes take while ranges split and move."""
+    rng = np.random.default_rng(1)
+    tracemalloc.start()
+    nodes, cuts = [VectorClock(size, 4) for _ in range(2)], [size * n // 64 for n in range(65)]
+    for time in range(1, 40):
+        at = np.sort(rng.choice(65, 2, replace=False)).tolist()
+        begin, end = cuts[at[0]], cuts[at[1]]
+        nodes[time % 2].advance(int(rng.integers(4)), begin, end, time)
+        nodes[(time + 1) % 2].merge(nodes[time % 2].take(begin, end))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
 
 
 def test_reached_means_every_logical_worker_on_every_key() -> None:

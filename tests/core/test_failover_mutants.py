@@ -43,6 +43,7 @@ def test_broken_client_is_caught(kind: type[RedoSchedule], mutant: type) -> None
     assert seed_that_catches(kind, client=mutant) < SEEDS
 
 
+@pytest.mark.slow
 def test_call_that_is_done_again_under_a_new_stream_is_caught() -> None:
     assert seed_that_catches(FreeRedo, server=RoomForStreams, client=StreamOfItsOwn) < SEEDS
     assert seed_that_catches(FreeRedo, server=RoomForStreams) == SEEDS

@@ -1,0 +1,97 @@
+"""Whole simulated jobs notice broken builds of what survives deaths: numbers, bases, old values."""
+
+import numpy as np
+import pytest
+
+from mpips.config import Config, parse
+from mpips.core.client import ClientMachine
+from mpips.core.server import ServerMachine
+from mpips.core.undo import Undo
+from mpips.testing.checkers import CHECKS, Expected
+from mpips.testing.cluster import Simulation
+from mpips.testing.faults import Faults
+from mpips.testing.ledger import Ledger, Settings
+from mpips.testing.trial import Shape, run_trial
+from tests.core import broken_builds
+
+SEEDS = 60
+SMALL = Shape(servers=2, workers=3, logical_workers=3, spares=1, replicas=1)
+
+
+def some_run_fails() -> bool:
+    """Return whether the run of some seed fails; broken builds may fail in any way."""
+    for seed in range(SEEDS):
+        try:
+            if run_trial(seed, SMALL).has_failed:
+                return True
+        except (KeyError, IndexError):
+            return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("server", "client"),
+    [
+        (broken_builds.ClockAsMaximum, ClientMachine),
+        (ServerMachine, broken_builds.NumbersAfterFilters),
+        (ServerMachine, broken_builds.BaseForgotten),
+        (ServerMachine, broken_builds.NumbersContinued),
+        (broken_builds.RoomForStreams, broken_builds.StreamOfItsOwn),
+    ],
+    ids=lambda machine: machine.__name__,
+)
+def test_broken_build_is_caught(
+    monkeypatch: pytest.MonkeyPatch, server: type[ServerMachine], client: type[ClientMachine]
+) -> None:
+    monkeypatch.setattr("mpips.node.server.ServerMachine", server)
+    monkeypatch.setattr("mpips.node.worker.ClientMachine", client)
+    assert some_run_fails()
+
+
+def test_same_runs_hold_with_room_for_more_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The build that is not broken, but for what a new stream needs: else it would be caught so.
+    monkeypatch.setattr("mpips.node.server.ServerMachine", broken_builds.RoomForStreams)
+    for seed in range(2):
+        assert not run_trial(seed, SMALL).has_failed, seed
+
+
+# -- A redo that reads newer values --------------------------------------------------------------
+
+STRAGGLER = 5
+LEDGER = Settings(steps=2, pushes=1)
+
+
+def make_config() -> Config:
+    """Return a small job, with a spare that follows the straggler."""
+    sizes = ["servers=3", "workers=2", "logical_workers=2", "spares=1"]
+    silence = "recovery.silence_s=1000"
+    settings = [*(f"run.{size}" for size in sizes), "replicas=1", silence]
+    return parse("", "", [*settings, "model.steps=2", "model.pushes=1"])
+
+
+def make_run(*kills: tuple[float, int]) -> Simulation:
+    """Return a run in which a worker is always the last to push, unless it dies."""
+    faults = Faults(delay_s=0.05, stragglers={STRAGGLER: 0.1}, kills=kills, heal_s=1e9)
+    return Simulation(Ledger, make_config(), 0, faults)
+
+
+def runs_that_fail(times: np.ndarray) -> list[float]:
+    """Return when the straggler was killed in those runs that go wrong."""
+    failed, expected = [], Expected(LEDGER, make_config())
+    for at in times.tolist():
+        result = make_run((at, STRAGGLER)).run(600.0)
+        if any(check(expected, result) for check in CHECKS.values()):
+            failed.append(at)
+    return failed
+
+
+@pytest.mark.slow
+def test_redo_that_reads_newer_values_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Somewhere on the way its sums are complete on one server, and not yet on another.
+    calm = make_run()
+    calm.run(600.0)
+    times = np.linspace(0.55, 0.75, 15) * calm.network.now
+    assert runs_that_fail(times) == []
+    monkeypatch.setattr(Undo, "rewind", lambda *arguments: {})
+    assert len(runs_that_fail(times)) >= 2
