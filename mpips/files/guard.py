@@ -129,7 +129,7 @@ def _problem(item: Any, size: int) -> str:
     ):
         return "does not hold numbers in one piece"
     begin = item.id.get_offset() or 0
-    if item.nbytes and (item.id.get_storage_size() != item.nbytes or begin + item.nbytes > size):
+    if begin + item.nbytes > size:
         return f"claims {item.nbytes:,} bytes, which it does not have"
     return ""
 

@@ -27,6 +27,7 @@ TABLES = [
 ]
 SMALL = [Table(name="w", size=10, segments=2)]
 STATES: dict[int, Any] = {0: {"margins": np.arange(3.0)}, 1: None, 2: [np.eye(2, dtype="i4"), "x"]}
+FACTS = {"config": "[run]\n", "epoch": 5, "positions": {2: 7, 10: 8}}
 RESULTS = [{"w": np.arange(4, dtype=np.float32)}, 1.5, None]
 
 
@@ -63,7 +64,7 @@ def make_checkpoint(
     parts += [write_states(folder, 8, {0: STATES[0], 2: STATES[2]})]
     parts += [write_states(folder, 9, {1: STATES[1]}), write_results(folder, RESULTS)]
     # Facts come to the scheduler in messages.
-    write_manifest(folder, tables, json.loads(json.dumps(parts)), {"config": "[run]\n", "epoch": 5})
+    write_manifest(folder, tables, json.loads(json.dumps(parts)), FACTS)
     return folder, segments
 
 

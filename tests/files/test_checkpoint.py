@@ -25,6 +25,7 @@ from mpips.files.parts import Segment, write_segments
 from mpips.store.table import make_store
 from mpips.wire.types import Table
 from tests.files.checkpoints import (
+    FACTS,
     RESULTS,
     SMALL,
     STATES,
@@ -61,7 +62,8 @@ def test_states_and_results_come_back(tmp_path: Path) -> None:
     assert all(same(checkpoint.state(worker), STATES[worker]) for worker in STATES)
     assert same(checkpoint.results(), RESULTS)
     assert checkpoint.manifest.number == 12
-    assert checkpoint.manifest.facts == {"config": "[run]\n", "epoch": 5}
+    # JSON turns numbers into texts where they are keys.
+    assert checkpoint.manifest.facts == FACTS | {"positions": {"2": 7, "10": 8}}
     with pytest.raises(DataError, match="does not hold the state of logical worker 3"):
         checkpoint.state(3)
 
@@ -162,6 +164,15 @@ def test_folders_are_the_users_alone(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (folder, folder.parent)} == {0o700}
 
 
+def test_the_disk_knows_a_new_folder_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda d: flushed.append(os.readlink(f"/proc/self/fd/{d}")))
+    folder = new_checkpoint(tmp_path, 1)
+    assert flushed == [str(tmp_path), str(folder.parent)]
+
+
 def test_a_checkpoint_of_the_same_number_stays_until_the_new_one_is_finished(
     tmp_path: Path,
 ) -> None:
@@ -238,8 +249,10 @@ def test_a_half_written_part_has_no_name(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", kill)
+    segments = iter(make_segments(2, TABLES))
     with pytest.raises(FileError, match="no space left"):
-        write_segments(folder, 1, make_segments(2, SMALL))
+        write_segments(folder, 1, segments)
+    assert len(list(segments)) > 10, "it went on after the disk was full"
     monkeypatch.setattr(os, "pwrite", pwrite)
     assert [name.startswith(".server-1.h5.") for name in leftovers[0]] == [True]
     found, skipped = find_checkpoint(tmp_path)

@@ -78,6 +78,15 @@ def flip_last_row(path: Path) -> None:
     path.write_bytes(bad)
 
 
+def flip_in_state(path: Path) -> None:
+    """Flip a bit in an array of a logical worker's state."""
+    with h5py.File(path) as file:
+        offset = file["trees/2/arrays/0"].id.get_offset()
+    bad = bytearray(path.read_bytes())
+    bad[offset + 3] ^= 1
+    path.write_bytes(bad)
+
+
 def make_old(path: Path) -> None:
     """Replace a part by one of another checkpoint that has the same size."""
     path.write_bytes((path.parent.parent / "000001" / path.name).read_bytes())
@@ -100,6 +109,7 @@ def flip_in_manifest(path: Path) -> None:
     (PART, flip_last_row, "segment 1 of the table w fails its checksum"),
     (PART, make_old, "server-1.h5 /index fails its checksum"),
     ("worker-8.h5", Path.unlink, "worker-8.h5 is missing"),
+    ("worker-8.h5", flip_in_state, "worker-8.h5 /trees/2 fails its checksum"),
     ("results.h5", cut, "results.h5 is cut short"),
     (MANIFEST, Path.unlink, "has no manifest.json: it is no checkpoint, or was not finished"),
     (MANIFEST, cut, ""),
