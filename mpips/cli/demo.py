@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         servers=arguments.servers,
         workers=arguments.workers,
         out=arguments.out,
+        resume=None,
+        max_time=None,
         set=[*SETTINGS, *arguments.set],
         dry_run=False,
     )

@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", metavar="W", type=int,
         help="ranks that compute (run.workers; default: 1, under mpirun all others)")
     add("--out", metavar="DIR", type=Path, help="the run folder (default: runs/NAME-TIME)")
+    add("--resume", metavar="auto|RUN", help=
+        "go on from the last checkpoint of --out, or of another run (run.resume)")  # fmt: skip
+    add("--max-time", metavar="SECONDS", type=float,
+        help="stop at a checkpoint after so long, with exit code 75 (run.max_time_s)")
     add("--set", metavar="A.B=V", action="append", default=[], help="set any key of the config")
     add("--dry-run", action="store_true", help=
         "print mpirun's command line, and every key of the config")  # fmt: skip
@@ -97,6 +101,8 @@ def find_source(arguments: argparse.Namespace) -> Source:
         ("run.servers", arguments.servers),
         ("run.workers", arguments.workers),
         ("run.out", arguments.out),
+        ("run.resume", arguments.resume),
+        ("run.max_time_s", arguments.max_time),
     ):
         if value is not None:
             settings.append(assign(key, str(value) if isinstance(value, Path) else value))
@@ -158,8 +164,9 @@ def command_line(arguments: argparse.Namespace, config: Config) -> list[str]:
     """Return the command line of the ranks: the same, with everything decided."""
     words = ["train", str(arguments.input), "--out", config.run.out]
     words += ["--servers", str(config.run.servers), "--workers", str(config.run.workers)]
-    for name in ("test", "model"):
+    for name in ("test", "model", "resume", "max_time"):
         value = getattr(arguments, name)
+        name = name.replace("_", "-")
         words += [f"--{name}", str(value)] if value is not None else []
     for setting in arguments.set:
         words += ["--set", setting]

@@ -69,14 +69,7 @@ class ClientMachine(Machine):
             shape = self.tables[table]
             assert (table, stream) not in self._streams, "it has been here all the time"
             taken = Stream(shape.segments, shape.max_delay, number, clock)
-            taken.is_redo = True
             self._streams[table, stream] = taken
-
-    def end_redo(self, stream: int) -> None:
-        """Note that a logical worker's call is finished."""
-        for table in range(len(self.tables)):
-            if (table, stream) in self._streams:
-                self._streams[table, stream].is_redo = False
 
     def abandon(self, stream: int) -> None:
         """Forget a logical worker, and all of its tasks: another node acts for it."""
@@ -309,7 +302,6 @@ class ClientMachine(Machine):
                 stream=task.stream,
                 clock=task.clock,
                 wants_clocks=task.wants_clocks,
-                is_redo=stream.is_redo,
             )
         else:
             message = Push(
@@ -327,7 +319,6 @@ class ClientMachine(Machine):
                 needs=needs,
                 base=stream.base,
                 wants_clocks=task.wants_clocks,
-                is_redo=stream.is_redo,
             )
         return Send(request.owner, message)
 

@@ -69,12 +69,10 @@ class Stream:
         max_delay: tau, for the next tasks.
         open: clock and timestamp of the pushes that may be unfinished, in their order.
         base: number of the last push of whoever acted for the logical worker before.
-        is_redo: whether a call is done again that this one had begun.
     """
 
     def __init__(self, segments: int, max_delay: int, base: int = 0, clock: int = 0) -> None:
         self.base = self.number = base
-        self.is_redo = False
         self.numbers = [base] * segments
         self.history = History(segments, clock)
         self.max_delay = max_delay

@@ -57,6 +57,11 @@ def keep_resume(
     prune(folder.parent.parent, config.checkpoint.keep, folder)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a run has left a checkpoint, which may be broken."""
+    return any((folder / CHECKPOINTS).glob("*/manifest.json"))
+
+
 def find_resume(config: Config, folder: Path) -> Resume | None:
     """Return where a run goes on; None if it is a new one.
 

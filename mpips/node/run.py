@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,15 +11,19 @@ from typing import Any
 import msgspec
 
 from mpips.config import AUTO, Config, assign, parse
+from mpips.core.scheduler import STOPPED_AT_CHECKPOINT
 from mpips.errors import LaunchError, MpipsError, RanksLostError, UsageError
 from mpips.node import kernels, mpirun, surroundings
 from mpips.node.app import App, check_model
 from mpips.node.folder import choose_folder, make_folder, name_run, read_result, settle_paths
+from mpips.node.resume import has_checkpoint
 from mpips.node.roles import rank_count
 
 # What a launcher ends with that was told to end: by HUP, INT or TERM.
 INTERRUPTED = (129, 130, 143)
 KILLED = 137
+# The first pause before a job starts again, in seconds; each one is twice as long.
+RESTART_S = 1.0
 
 
 def run(
@@ -100,13 +105,20 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
     folder = Path(config.run.out)
     make_folder(folder, config.run.resume == AUTO)
     kernels.compile_kernels(lambda text: print(f"mpips: {text}", flush=True))
-    ranks = rank_count(config)
-    if program is None:
-        code = mpirun.start(ranks, arguments, watch=watch)
-    else:
-        marked = {surroundings.MARKER: "1"}
-        code = mpirun.run(mpirun.prepare(ranks, [*program, *arguments], changes=marked), watch)
+    code = _start(config, program, arguments, watch)
     result = read_result(folder)
+    # Deaths that the job did not survive cost what was done since its last checkpoint.
+    for attempt in range(config.recovery.restarts):
+        lost = RanksLostError.exit_code
+        was_lost = code in (KILLED, lost) if result is None else result["exit_code"] == lost
+        if not was_lost or not has_checkpoint(folder):
+            break
+        print("mpips: deaths have ended the job; it starts again from its last checkpoint",
+              file=sys.stderr, flush=True)  # fmt: skip
+        time.sleep(RESTART_S * 2**attempt)
+        make_folder(folder, is_resumed=True)
+        code = _start(config, program, [*arguments, "--set", assign("run.resume", AUTO)], watch)
+        result = read_result(folder)
     if result is None and code in INTERRUPTED:
         print(f"mpips: interrupted; logs in {folder / 'log'}", file=sys.stderr, flush=True)
         raise SystemExit(code)
@@ -119,11 +131,25 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
         error.where = f"The ranks may have said why, above or in {folder / 'log'}."
         error.exit_code = code or error.exit_code
         raise error
+    if result["exit_code"] == STOPPED_AT_CHECKPOINT:
+        print("mpips: stopped at a checkpoint; the same command with --resume auto and"
+              f" --out {folder} goes on", file=sys.stderr, flush=True)  # fmt: skip
+        raise SystemExit(STOPPED_AT_CHECKPOINT)
     if result["exit_code"]:
         # Ranks leave it to us, since what they print in their last moment may be lost.
         print(MpipsError(result["error"]).explain(), file=sys.stderr, flush=True)
         raise SystemExit(result["exit_code"])
     return folder
+
+
+def _start(config: Config, program: Sequence[str] | None, arguments: Sequence[str],
+           watch: mpirun.Watch | None) -> int:
+    """Run the ranks, and return what mpirun ends with."""
+    ranks = rank_count(config)
+    if program is None:
+        return mpirun.start(ranks, arguments, watch=watch)
+    marked = {surroundings.MARKER: "1"}
+    return mpirun.run(mpirun.prepare(ranks, [*program, *arguments], changes=marked), watch)
 
 
 def _run_here(kind: type[App], config: Config) -> dict[str, Any]:

@@ -202,7 +202,6 @@ class WorkerNode(Member):
 
     def _return(self, worker: int, request: int, result: Any) -> None:
         del self._running[worker]
-        self.client.end_redo(worker)
         self.answer(request, result, self.client.positions(worker))
 
     def watch(self, worker: int, timestamp: int, effects: list[Effect]) -> Pending:

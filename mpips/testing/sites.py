@@ -191,7 +191,6 @@ class WorkerSite(Site):
         if call.open or call.at < len(self._script):
             return letters
         del self.running[worker]
-        self.machine.end_redo(worker)
         if self._answers:
             streams = self.machine.positions(worker)
             answer = Return(epoch=self.epoch, request=call.request, result=None, streams=streams)

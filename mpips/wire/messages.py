@@ -61,7 +61,7 @@ class Push(Message, frozen=True, tag=1):
 
     `needs` are the clocks that a pull waits for, by slice; none if it waits for nothing more.
     All of the stream's pushes up to `base` are known to be applied everywhere: what came before a
-    node took over the logical worker. `wants_clocks` and `is_redo` are as in `Pull`.
+    node took over the logical worker. `wants_clocks` is as in `Pull`.
     A key of the slices' range that is not in `keys` takes the clock and keeps its value
     (OSDI 2014, section 4.2). A duplicate is answered again and applied no second time.
     """
@@ -77,7 +77,6 @@ class Push(Message, frozen=True, tag=1):
     values: np.ndarray
     needs: tuple[int, ...] = ()
     base: int = 0
-    is_redo: bool = False
     wants_clocks: bool = False
     coding: tuple[Coding, ...] = ()
 
@@ -92,8 +91,8 @@ class Pull(Message, frozen=True, tag=3):
     """Client to owner: send the values when the clocks of the slices have reached their marks.
 
     `clock` is that of the stream's last push to the table before. If `wants_clocks`, the answer
-    says which pushes are in it. If `is_redo`, a call is done again, which on a sequential table
-    reads what was there after the reader's own last push.
+    says which pushes are in it. On a sequential table the answer is what was there after the
+    reader's own last push, as a call that is done again needs it.
     """
 
     request: int
@@ -102,7 +101,6 @@ class Pull(Message, frozen=True, tag=3):
     keys: np.ndarray | None
     stream: int = 0
     clock: int = 0
-    is_redo: bool = False
     wants_clocks: bool = False
     coding: tuple[Coding, ...] = ()
 

@@ -259,7 +259,6 @@ class RedoSchedule:
         """Take the end of an attempt for that of its call."""
         stream, cluster = attempt.stream, self.cluster
         client = cluster.clients()[attempt.node]
-        client.end_redo(stream)
         self.positions[stream] = client.positions(stream)
         self.drop(stream, attempt)
         self.done.add(stream)

@@ -37,8 +37,7 @@ def slices_of(table: Table, where: Any) -> list[Slice]:
 
 def pull(table: Table, where: Any, clock: int) -> Pull:
     keys = None if isinstance(where, tuple) else where
-    return Pull(request=1, table=0, slices=slices_of(table, where), keys=keys, clock=clock,
-                is_redo=True)
+    return Pull(request=1, table=0, slices=slices_of(table, where), keys=keys, clock=clock)
 
 
 @pytest.mark.parametrize("seed", range(60))

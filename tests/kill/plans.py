@@ -56,6 +56,7 @@ class Plan:
         replicas: copies beside that at the owner.
         expected: how the job must end, a word of `OUTCOMES`.
         strikes: what is done, in order.
+        every_s: seconds between checkpoints; 0: there are none.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Plan:
     replicas: int
     expected: str
     strikes: tuple[Strike, ...]
+    every_s: float = 0.0
 
     @property
     def ranks(self) -> int:
@@ -78,7 +80,8 @@ class Plan:
         names = ("servers", "workers", "spares", "logical_workers", "seed")
         sizes = [f"{name} = {getattr(self, name)}" for name in names]
         return "\n".join([f"replicas = {self.replicas}", "[run]", *sizes, "[data]",
-                          'train = "rows.h5"', "[recovery]", f"silence_s = {SILENCE_S}", ""])
+                          'train = "rows.h5"', "[recovery]", f"silence_s = {SILENCE_S}",
+                          "[checkpoint]", f"every_s = {self.every_s}", ""])
 
     def __str__(self) -> str:
         done = "; ".join(map(str, self.strikes)) or "nothing"
@@ -166,6 +169,7 @@ class Kind:
         servers: least and largest number of servers.
         spares: least and largest number of spares.
         replicas: copies beside that at the owner.
+        every_s: seconds between checkpoints; 0: there are none.
     """
 
     draw: Callable[[np.random.Generator, dict[str, int]], list[Strike]]
@@ -173,6 +177,7 @@ class Kind:
     servers: tuple[int, int] = (2, 3)
     spares: tuple[int, int] = (0, 1)
     replicas: int = 1
+    every_s: float = 0.0
 
 
 # All copies of a segment die where two servers with one replica do.
@@ -190,6 +195,7 @@ KINDS: Final[dict[str, Kind]] = {
     "during": Kind(_during, servers=(3, 4), replicas=2),
     "after": Kind(_after, servers=(3, 3)),
     "both": Kind(_servers, LOST, servers=(2, 2)),
+    "restart": Kind(_scheduler, every_s=0.3),
 }
 
 
@@ -203,7 +209,7 @@ def draw_plan(kind: str, seed: int) -> Plan:
     logical_workers = job["workers"] + int(random.integers(0, 2))
     strikes = chosen.draw(random, job)
     return Plan(kind, seed, **job, logical_workers=logical_workers, replicas=chosen.replicas,
-                expected=chosen.expected, strikes=tuple(strikes))
+                expected=chosen.expected, strikes=tuple(strikes), every_s=chosen.every_s)
 
 
 def _share(random: np.random.Generator) -> float:
