@@ -249,7 +249,7 @@ def two_ranks(launcher: mpirun.Launcher) -> Iterator[Finding]:
 
     # Ask the launch, not the methods: others have the methods too, and fail when called.
     if launcher.can_recover and all(one["ft"] for one in facts):
-        yield Finding("recovery", "deaths of ranks are noticed at once (ULFM), under "
+        yield Finding("recovery", "deaths of ranks are survived in place (ULFM), under "
                                   + mpirun.WITH_RECOVERY)
     else:
         yield Finding("recovery", "deaths of ranks are not survived in place under "

@@ -5,6 +5,7 @@ from typing import Any
 
 from mpips.core.machine import Report
 from mpips.core.task import Plan, SetDelay, Task
+from mpips.errors import AppError
 
 
 class Planning:
@@ -42,8 +43,11 @@ class Planning:
     def _run(self, results: Any) -> Iterator[Report | SetDelay]:
         self.task = None
         try:
-            asked = next(self._plan) if results is None else self._plan.send(results)
+            asked: Any = next(self._plan) if results is None else self._plan.send(results)
             while not isinstance(asked, Task):
+                if not isinstance(asked, Report | SetDelay):
+                    what = f"the plan yields {asked!r}, which is no Task"
+                    raise AppError(what, "", "It yields Task, Report or SetDelay.")
                 yield asked
                 asked = self._plan.send(None)
             self.task = asked

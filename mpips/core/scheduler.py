@@ -262,7 +262,9 @@ class SchedulerMachine(Machine):
             for said in says:
                 if isinstance(said, SetDelay):
                     said = self._calling.set_delay(said, self._views.tables)
-                    self.tell(now, "delay", str(said.facts))
+                    told = said.facts
+                    what = f"{told['table']} {told['max_delay']} from task {told['from_task']} on"
+                    self.tell(now, "delay", what)
                 effects.append(said)
         except MpipsError as error:
             return effects + self.fail(now, error)

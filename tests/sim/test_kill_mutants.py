@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpips.core import scheduler
+from mpips.core import views
 from mpips.core.copying import Copier
 from mpips.core.held import Held, Pending
 from mpips.core.machine import Effect
@@ -94,7 +94,7 @@ def promote_any(view: View, epoch: int, dead: Collection[int], policy: str) -> C
 
 
 def test_joining_copy_that_is_promoted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "fail_over", promote_any)
+    monkeypatch.setattr(views, "fail_over", promote_any)
     assert "AckedDurable" in caught(Case(3, 1, PUSH, 2))
 
 
@@ -165,7 +165,7 @@ class BelievesFormerOwners(SchedulerMachine):
         """Listen to the dead."""
         if isinstance(message, Joined):
             key = message.table, message.copy
-            self._joins.setdefault(key, set()).update(message.segments)
+            self._views._joins.setdefault(key, set()).update(message.segments)
             return []
         return super().step(now, source, message)
 

@@ -78,7 +78,8 @@ def test_seeds_draw_all_kinds_of_faults_and_runs_without() -> None:
     drawn = [draw_faults(np.random.default_rng([seed, 1]), 5) for seed in range(SEEDS)]
     for entry in dataclasses.fields(Faults):
         values = {repr(getattr(faults, entry.name)) for faults in drawn}
-        assert len(values) > 1 or entry.name == "kills", entry.name
+        is_drawn_apart = entry.name in ("kills", "stops", "kill_works")
+        assert len(values) > 1 or is_drawn_apart, entry.name
     kills = [draw_kills(np.random.default_rng([seed, 2]), 5) for seed in range(SEEDS)]
     assert {len(one) for one in kills} == {0, 1, 2, 3}
     assert {node for one in kills for _, node in one} == {1, 2, 3, 4}
