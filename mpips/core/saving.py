@@ -23,12 +23,14 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
         tasks: how many tasks of the plan were finished.
         results: what the plan was sent for each of these tasks.
         takeovers: by logical worker: numbers, clocks and calls.
+        skipped: newer checkpoints that are broken, and why.
     """
 
     path: str
     tasks: int
     results: list[Any]
     takeovers: dict[int, Takeover]
+    skipped: list[str] = []
 
 
 @dataclass(frozen=True)

@@ -79,15 +79,18 @@ def find_resume(config: Config, folder: Path) -> Resume | None:
 
     is_auto = config.run.resume == AUTO
     path = folder if is_auto else Path(config.run.resume)
+    skipped: list[str] = []
     if is_auto or (path / CHECKPOINTS).exists():
-        found, _ = find_checkpoint(path)
+        found, broken = find_checkpoint(path)
+        skipped = [f"{where}: {why}" for where, why in broken]
     else:
         found = load_checkpoint(path)
-    if found is None and is_auto:
+    if found is None and is_auto and not skipped:
         return None
+    # What is broken is not passed over for nothing at all without a word.
     if found is None:
         what = f"{path} has no checkpoint that is whole"
-        raise MissingInputError(what, "", "Without --resume the run begins anew.")
+        raise MissingInputError(what, "\n".join(skipped), "Without --resume the run begins anew.")
     wanted, there = config.logical_workers, found.manifest.facts["logical_workers"]
     if wanted != there:
         what = f"run.logical_workers is {wanted}, and the checkpoint has {there}"
@@ -102,6 +105,7 @@ def find_resume(config: Config, folder: Path) -> Resume | None:
         tasks=found.manifest.number,
         results=kept["results"],
         takeovers=takeovers,
+        skipped=skipped,
     )
 
 

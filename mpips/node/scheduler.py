@@ -79,6 +79,9 @@ class SchedulerNode(Node):
         self._next_look = 0.0
         self._resume = resume
         self._tables: list[Table] = []
+        if resume is not None:
+            passed = {"passed over": "; ".join(resume.skipped)} if resume.skipped else {}
+            self._report("resume", {"from": resume.path, "tasks": resume.tasks, **passed})
         self.result: dict[str, Any] = {}
         self.is_told = False
         self._app: App | None = None

@@ -164,6 +164,20 @@ def test_broken_checkpoint_is_passed_over_for_the_one_before(
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
     assert same(run(Walk, tmp_path / "run", job("run.resume=auto")), whole)
+    # It is named, so that nobody wonders why work was done twice.
+    told = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").split('"resume"')[-1]
+    assert newest.name in told
+
+
+@pytest.mark.slow
+def test_run_whose_checkpoints_are_all_broken_does_not_begin_anew_by_itself(
+    tmp_path: Path,
+) -> None:
+    stop_after(tmp_path / "run", 2)
+    (newest,) = (tmp_path / "run" / "checkpoints").iterdir()
+    (newest / "results.h5").unlink()
+    with pytest.raises(MissingInputError, match="no checkpoint that is whole"):
+        run(Walk, tmp_path / "run", job("run.resume=auto"))
 
 
 def test_resume_of_nothing_says_so_and_auto_begins_anew(
