@@ -22,11 +22,11 @@ from mpips.node.points import VARIABLE
 from mpips.node.ranks import Rank, read_ranks
 from tests.kill import app
 from tests.kill.judge import judge
-from tests.kill.plans import HANGS, KILL, RIGHT, WRONG, Plan, Strike
+from tests.kill.plans import GO_ON, HANGS, KILL, RIGHT, STOP, WRONG, Plan, Strike
 from tests.run.jobs import environment, processes_of, write_rows
 
 START_S, PATIENCE_S, LEAVING_S, ENDING_S = 120.0, 45.0, 5.0, 10.0
-STACK_LINES = 12
+STACK_LINES = 80
 LOOK_S = 0.002
 MODEL = "tests.kill.app:KeptLedger"
 
@@ -173,7 +173,9 @@ class Job:
         for role, place in strike.targets:
             mine = [rank for rank in self.ranks.values() if rank.role == role]
             said.append(f"{strike.number.name} {mine[place]}")
-            if strike.number == KILL:
+            # Who is stopped for good is killed by the others.
+            goes_on = any(other.number == GO_ON for other in self.plan.strikes)
+            if strike.number == KILL or (strike.number == STOP and not goes_on):
                 self.victims.add(mine[place].number)
             try:
                 os.kill(mine[place].process, strike.number)

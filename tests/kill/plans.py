@@ -147,10 +147,9 @@ def _pause(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
 
 
 def _stop(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
-    """Stop a server or a worker for good, or for longer than the others wait."""
+    """Stop a server or a worker for good."""
     who = _draw(random, job, str(random.choice(["server", "worker"])))
-    return [Strike(STOP, (who,), _share(random)),
-            Strike(GO_ON, (who,), after_s=SILENCE_S + 3)]
+    return [Strike(STOP, (who,), 0.6 * _share(random))]
 
 
 def _starve(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:

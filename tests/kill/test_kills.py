@@ -58,7 +58,7 @@ def test_push_counts_once_if_acknowledged_and_else_at_most_once() -> None:
     expected = Expected(settings, parse("", "", ["run.workers=1", "run.logical_workers=1"]))
     counts = expected.counts(settings.keys)[:, 0]
     powers = BASE ** np.arange(4)
-    marks = counts @ powers
+    marks = (counts @ powers)[:, None]
     key = int(np.flatnonzero(counts[:, 2])[0])
     without, twice = marks.copy(), marks.copy()
     without[key] -= powers[2]

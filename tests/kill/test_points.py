@@ -29,7 +29,7 @@ POINTS = {
     ],
 }  # fmt: skip
 EVERY = [(nodes, point) for nodes, points in POINTS.items() for point in points]
-AT_ONCE = 3
+AT_ONCE = 2
 
 
 def draw(seed: int) -> list[tuple[int, str, int]]:
