@@ -95,7 +95,8 @@ class Copier:
                 continue
             held.store.load(segment, keys, rows)
             numbers, clocks = message.numbers[place].tolist(), message.clocks[place].tolist()
-            held.adopt(segment, log, numbers, clocks)
+            before = message.before[place] if message.before else None
+            held.adopt(segment, log, numbers, clocks, before)
             held.level.add(segment)
             effects += self._apply_next(held, segment)
         return [*effects, self._answer(source, message.request)]

@@ -12,7 +12,7 @@ from mpips.core.reading import needs_of
 from mpips.core.slicing import Range
 from mpips.core.undo import Undo
 from mpips.store.base import Store
-from mpips.wire.messages import Pull, Push
+from mpips.wire.messages import Before, Pull, Push
 from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 
 NEVER: Final = 2**62
@@ -250,11 +250,18 @@ class Held:
                 clock.reset(segment, segment + 1, time)
         return [[p for span in spans for p in clock.pieces(*span)] for clock in clocks.clocks]
 
-    def adopt(self, segment: int, log: int, numbers: Sequence[int], clocks: Sequence[int]) -> None:
-        """Take over what `state` has returned on the owner."""
+    def adopt(
+        self,
+        segment: int,
+        log: int,
+        numbers: Sequence[int],
+        clocks: Sequence[int],
+        before: Before | None = None,
+    ) -> None:
+        """Take over what `state` has returned on the owner, and what its `undo` has."""
         self.logs[segment] = log
         if self.undo is not None:
-            self.undo.forget(segment)
+            self.undo.put(segment, before)
         self.applied[segment], self.accepted[segment] = list(numbers), list(numbers)
         # A copy that had more than its new owner goes back: the clocks have to, too.
         for stream, clock in enumerate(clocks):

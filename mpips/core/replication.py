@@ -195,6 +195,7 @@ class Replicator:
             clocks=np.array(clocks, np.int64),
             keys=np.concatenate(keys) if keys else None,
             rows=np.concatenate(rows),
+            before=[held.undo.take(s) for s, _, _, _ in slices] if held.undo else [],
         )
         return Send(copy, message)
 

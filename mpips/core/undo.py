@@ -7,25 +7,14 @@ reader gets all segments as of t - 1 (DESIGN, section 8). More than one update i
 back: the next one needs a push of its own.
 """
 
-from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
 from mpips.core.slicing import Range
 from mpips.store.base import Store
-from mpips.wire.messages import Pull, Push
+from mpips.wire.messages import Before, Pull, Push
 from mpips.wire.types import KeyArray, ValueArray
-
-
-@dataclass(frozen=True, slots=True)
-class Before:
-    """The values of some keys before the update `clock`, which came after the one of `previous`."""
-
-    clock: int
-    previous: int
-    where: KeyArray | Range
-    values: ValueArray
 
 
 @final
@@ -48,11 +37,19 @@ class Undo:
         else:
             values = np.empty((len(where), store.update.pull_width), store.dtype)
             store.read_keys(where, values)
-        self._before[segment] = Before(clock, last.clock if last else 0, where, values)
+        begin, end, keys = (*where, None) if isinstance(where, tuple) else (0, 0, where)
+        previous = last.clock if last else 0
+        self._before[segment] = Before(clock, previous, begin, end, keys, values)
 
-    def forget(self, segment: int) -> None:
-        """Forget a segment whose values have been replaced."""
+    def take(self, segment: int) -> Before | None:
+        """Return what a segment was before its last update, for a copy of it."""
+        return self._before.get(segment)
+
+    def put(self, segment: int, before: Before | None) -> None:
+        """Take over what a segment was, whose values have been replaced; None: forget it."""
         self._before.pop(segment, None)
+        if before is not None:
+            self._before[segment] = before
 
     def rewind(
         self, message: Push | Pull, keys: KeyArray | None, values: ValueArray
@@ -90,12 +87,11 @@ class Undo:
 
 def _put_back(before: Before, keys: KeyArray, values: ValueArray) -> None:
     """Write the old values of keys over the new ones."""
-    if isinstance(before.where, tuple):
-        begin, end = before.where
-        places = keys - np.uint64(begin)
-        there = places < np.uint64(end - begin)
+    if before.keys is None:
+        places = keys - np.uint64(before.begin)
+        there = places < np.uint64(before.end - before.begin)
     else:
-        places = np.searchsorted(before.where, keys).astype(np.uint64)
-        there = places < np.uint64(len(before.where))
-        there[there] = before.where[places[there].astype(np.int64)] == keys[there]
+        places = np.searchsorted(before.keys, keys).astype(np.uint64)
+        there = places < np.uint64(len(before.keys))
+        there[there] = before.keys[places[there].astype(np.int64)] == keys[there]
     values[there] = before.values[places[there].astype(np.int64)]

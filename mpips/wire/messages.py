@@ -147,12 +147,32 @@ class Replicate(Message, frozen=True, tag=14):
         return self.slices, self.keys, self.values
 
 
+class Before(msgspec.Struct, frozen=True, array_like=True):
+    """The values of some keys of a segment before its last update, of a sequential table.
+
+    Attributes:
+        clock: of that update.
+        previous: of the one before it.
+        begin: first of the keys, if they are a range.
+        end: one after the last of them.
+        keys: the keys, uint64 `(n,)`, if they are a list.
+        values: `(n, pull width)`.
+    """
+
+    clock: int
+    previous: int
+    begin: int
+    end: int
+    keys: np.ndarray | None
+    values: np.ndarray
+
+
 class Snapshot(Message, frozen=True, tag=15):
     """Owner to copy: the whole state of segments, as it was after their last update.
 
     The mark of a slice is the log number of that update, its `count` the number of rows. `numbers`
     and `clocks` are int64 `(slices, streams)`: of the last push applied of each logical worker.
-    Answered by `Replicated`.
+    `before` says of a sequential table what its segments were before. Answered by `Replicated`.
     """
 
     request: int
@@ -162,6 +182,7 @@ class Snapshot(Message, frozen=True, tag=15):
     clocks: np.ndarray
     keys: np.ndarray | None
     rows: np.ndarray
+    before: list[Before | None] = []
 
 
 class Replicated(Message, frozen=True, tag=16):

@@ -74,3 +74,8 @@ def test_thousands_of_schedules(
     if request.config.getoption("--seed") == 1:
         pytest.skip("for soaks: mpips test unit --soak 2")
     run_some(kind, int(rng.integers(SEEDS, 10**9)), SOAK)
+
+
+def test_copy_that_was_brought_level_knows_what_was_before_the_last_update() -> None:
+    # It is promoted, and a call that is done again reads from it as of its own last push.
+    SumRedo(5084).run()

@@ -90,7 +90,7 @@ def test_ranges_are_put_back_and_other_clocks_see_what_is_there() -> None:
         _, values, _ = read_slices(store, message)
         undo.rewind(message, None, values)
         assert values[:, 0].tolist() == expected
-    undo.forget(0)
+    undo.put(0, None)
     message = pull(DENSE, (0, 4), 1)
     _, values, _ = read_slices(store, message)
     undo.rewind(message, None, values)

@@ -13,6 +13,7 @@ from mpips.wire.messages import (
     MESSAGES,
     Ask,
     Beat,
+    Before,
     Call,
     Coding,
     Drop,
@@ -78,7 +79,8 @@ def examples(rng: np.random.Generator) -> Iterator[Message]:
     yield Replicate(request=1, table=0, clock=3, parts=[(0, 7), (1, 9)], slices=slices,
                     keys=keys, values=values, **head)
     yield Snapshot(request=1, table=0, slices=slices, numbers=np.ones((2, 3), np.int64),
-                   clocks=np.zeros((2, 3), np.int64), keys=None, rows=values, **head)
+                   clocks=np.zeros((2, 3), np.int64), keys=None, rows=values,
+                   before=[None, Before(2, 1, 0, 0, keys, values)], **head)
     yield Replicated(request=5, **head)
     yield Beat(moved=[0, 3], **head)
     yield Kill(node=4, **head)
