@@ -25,7 +25,7 @@ from tests.kill.judge import judge
 from tests.kill.plans import GO_ON, HANGS, KILL, RIGHT, STOP, WRONG, Plan, Strike
 from tests.run.jobs import environment, processes_of, write_rows
 
-START_S, PATIENCE_S, LEAVING_S, ENDING_S = 120.0, 45.0, 5.0, 10.0
+START_S, PATIENCE_S, LEAVING_S, ENDING_S = 120.0, 100.0, 10.0, 20.0
 STACK_LINES = 80
 LOOK_S = 0.002
 MODEL = "tests.kill.app:KeptLedger"

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 SILENCE_S: Final = 4.0
-"""How long ranks of these jobs may be silent."""
+"""How long ranks may be silent in jobs where some stop; in others a slow machine is no reason."""
 
 KILL, STOP, GO_ON = signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
 
@@ -79,8 +79,10 @@ class Plan:
         """Return the job's config."""
         names = ("servers", "workers", "spares", "logical_workers", "seed")
         sizes = [f"{name} = {getattr(self, name)}" for name in names]
+        stops = any(strike.number == STOP for strike in self.strikes) and self.kind != "pause"
+        silence_s = SILENCE_S if stops else 60.0
         return "\n".join([f"replicas = {self.replicas}", "[run]", *sizes, "[data]",
-                          'train = "rows.h5"', "[recovery]", f"silence_s = {SILENCE_S}",
+                          'train = "rows.h5"', "[recovery]", f"silence_s = {silence_s}",
                           "[checkpoint]", f"every_s = {self.every_s}", ""])
 
     def __str__(self) -> str:

@@ -16,7 +16,7 @@ from tests.run.jobs import processes_of
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", KINDS)
 def test_job_ends_as_it_must(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     report = run_plan(draw_plan(kind, request.config.getoption("--seed")), tmp_path / "job")

@@ -83,7 +83,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("policy", "spares"), [("replace", 1), ("spread", 0)])
 def test_job_ends_like_the_one_without_when_a_server_and_a_worker_are_killed(
     policy: str, spares: int, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,7 +43,7 @@ def draw(seed: int) -> list[tuple[int, str, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("place", range(AT_ONCE))
 def test_job_ends_right_wherever_a_rank_dies(
     place: int, request: pytest.FixtureRequest, tmp_path: Path

@@ -16,7 +16,7 @@ from mpips.files.csr import CsrWriter
 from mpips.node import mpirun, surroundings
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 100
+SECONDS = 200
 
 
 @dataclass(frozen=True)
