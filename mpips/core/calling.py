@@ -85,6 +85,17 @@ class Calling:
         """Return whether no task is running."""
         return self._open is None
 
+    def is_settled(self, view: View | None) -> bool:
+        """Return whether whoever acts for a logical worker has what its earlier calls have left.
+
+        Who has taken over without a call of it yet has nothing that a checkpoint could keep.
+        """
+        assert view is not None
+        return all(
+            node == NOBODY or self._actors.get(worker) == node
+            for worker, node in enumerate(view.actors)
+        )
+
     def waiting_for(self) -> list[str]:
         """Return who has not answered."""
         if self._open is None:

@@ -262,9 +262,8 @@ class SchedulerMachine(Machine):
             for said in says:
                 if isinstance(said, SetDelay):
                     said = self._calling.set_delay(said, self._views.tables)
-                    told = said.facts
-                    what = f"{told['table']} {told['max_delay']} from task {told['from_task']} on"
-                    self.tell(now, "delay", what)
+                    what = "{table} {max_delay} from task {from_task} on"
+                    self.tell(now, "delay", what.format(**said.facts))
                 effects.append(said)
         except MpipsError as error:
             return effects + self.fail(now, error)
@@ -272,10 +271,11 @@ class SchedulerMachine(Machine):
             self.summary = self._plan.summary
             return effects + self._stop(now, 0)
         is_due, done = self._saver.is_due(now, self._calling.iterations), len(self._plan.results)
-        # Where nothing has happened since the last checkpoint, that one will do.
-        if is_due and done > (self._resume.tasks if self._resume else 0):
+        is_new = done > (self._resume.tasks if self._resume else 0)
+        if is_due and is_new and self._calling.is_settled(self.view):
             return [*effects, Prepare(done)]
-        if self._saver.stop:
+        # Where nothing has happened since the last checkpoint, that one will do.
+        if self._saver.stop and not is_new:
             return effects + self._stop(now, STOPPED_AT_CHECKPOINT)
         return effects + self._give_out(now)
 

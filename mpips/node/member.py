@@ -65,15 +65,15 @@ class Pulses(Protocol):
 class Member(Node):
     """A node that takes part in a scheduler's job.
 
-    Attributes:
-        pulse: tells which processes on this host are alive; None: nothing does.
-        is_fenced: whether the others go on without this node, though it lives.
-
     Args:
         transport: carries its frames.
         clock: seconds that never go back.
         kind: the app.
         config: the effective config.
+
+    Attributes:
+        pulse: tells which processes on this host are alive; None: nothing does.
+        is_fenced: whether the others go on without this node, though it lives.
     """
 
     role: str
@@ -316,10 +316,7 @@ class Member(Node):
         statistics = {**self.statistics(), **views, **self.counters()}
         log.info("stop with exit code %d: %s", exit_code, statistics)
         self.send(SCHEDULER, Stopped(epoch=self._epoch, statistics=statistics))
-        try:
-            self.transport.flush(FLUSH_S)
-        except RanksLostError as error:
-            log.info("while leaving: %s", error)
+        self.transport.flush(FLUSH_S)
         # The scheduler alone ends with the job's code: mpirun kills all that are left when the
         # first rank ends with an error, and the result would never be written.
         self.exit_code = 0

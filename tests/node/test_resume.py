@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mpips.config import Config, parse
+from mpips.core.calling import Calling
 from mpips.core.machine import Report
 from mpips.core.task import Plan, SetDelay, Task
 from mpips.errors import ConfigError, DataError, MissingInputError
@@ -80,6 +81,33 @@ class Forgetful(Walk):
         """Leave the object as it was made."""
 
 
+class Uneven(Walk):
+    """Has tasks for one logical worker between those for all."""
+
+    def plan(self) -> Plan:
+        """Let all walk, then one alone, and so on."""
+        total = 0.0
+        for number in range(TASKS):
+            for only in (None, number % 3):
+                sums = yield Task(
+                    group="workers", function="stroll", arguments={"shift": total}, only=only)
+                total += sum(sums)
+        (found,) = yield Task(group="workers", function="collect", only=0)
+        return {"total": total, **found}
+
+    async def stroll(self, worker: Worker, shift: float) -> float:
+        """Walk on without the others."""
+        self.at = getattr(self, "at", np.zeros(SIZE)) + worker.random.normal(size=SIZE)
+        keys = np.arange(worker.id, SIZE, 3, dtype=np.uint64)
+        values = np.stack([self.at, self.at + shift / 100], axis=1).astype(np.float32)
+        await worker.push("z", keys, values[worker.id :: 3])
+        return float(self.at.sum())
+
+    def keep(self) -> dict[str, Any]:
+        """Return where this one is, be it at the beginning."""
+        return {"at": getattr(self, "at", np.zeros(SIZE))}
+
+
 def job(*settings: str, servers: int = 2, workers: int = 2) -> Config:
     return parse("", "", [f"run.servers={servers}", f"run.workers={workers}",
                           "run.logical_workers=3", *settings])
@@ -135,6 +163,23 @@ def test_run_may_stop_and_go_on_many_times_in_its_own_folder(
     # Old checkpoints are gone, old results are kept under other names.
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
     assert len(list((tmp_path / "run").glob("result-*.json"))) == TASKS - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("waits", [True, False], ids=["as built", "broken"])
+def test_checkpoint_waits_until_all_have_what_the_last_one_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    always = ("checkpoint.every_s=0.000001", "checkpoint.keep=100")
+    whole = run(Uneven, tmp_path / "first", job(*always))
+    # Next comes a task of one logical worker: the objects of the others are as they were made.
+    if not waits:
+        monkeypatch.setattr(Calling, "is_settled", lambda calling, view: True)
+    first = tmp_path / "first" / "checkpoints" / "000001"
+    run(Uneven, tmp_path / "second", job(f"run.resume={first}", *always))
+    kept = sorted((tmp_path / "second" / "checkpoints").iterdir())[:3]
+    again = [run(Uneven, tmp_path / path.name, job(f"run.resume={path}")) for path in kept]
+    assert all(same(one, whole) for one in again) == waits
 
 
 @pytest.mark.slow
