@@ -9,6 +9,7 @@ import difflib
 import importlib
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import NoReturn
@@ -41,12 +42,13 @@ EXIT_CODES = """exit codes:
   0   done                               70  internal error: a bug in mpips
   1   your app raised an error,          73  cannot create output
       or a test failed                   74  reading or writing failed
-  2   usage or config                    76  a rank was lost
-  65  bad data                           130 interrupted
-  66  missing input
+  2   usage or config                    75  stopped at a checkpoint, as asked
+  65  bad data                           76  a rank was lost
+  66  missing input                      130 interrupted
   69  no usable MPI or environment"""
 
 INTERRUPTED, BROKEN_PIPE, INTERNAL = 130, 141, 70
+PATIENCE_S = 30.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -149,13 +151,15 @@ def dispatch(arguments: list[str]) -> int:
 def report(error: MpipsError) -> None:
     """Print an error as three lines: what, where, remedy.
 
-    Every rank of a job meets the same wrong command line or config: the first one says it.
+    Every rank of a job meets the same wrong command line or config: the first one says it. The
+    others wait for the launcher to end them after it, since the first to exit ends all; one
+    that is still there after `PATIENCE_S` says it too.
     """
     from mpips.node import surroundings
 
     rank = surroundings.rank_promised()
     if rank and isinstance(error, UsageError):
-        return
+        time.sleep(PATIENCE_S)
     prefix = f"[rank {rank}] " if rank else ""
     text = "\n".join(prefix + line for line in error.explain().splitlines())
     print(text, file=sys.stderr, flush=True)

@@ -232,6 +232,14 @@ def test_ranks_of_a_job_without_data_say_so_once(folder: Path) -> None:
     assert not (folder / "none").exists()
 
 
+def test_the_first_rank_tells_what_is_wrong_even_if_it_comes_last(folder: Path) -> None:
+    late = ("import runpy, time; from mpips.node import surroundings;"
+            "time.sleep(0 if surroundings.rank_promised() else 2);"
+            "runpy.run_module('mpips', run_name='__main__', alter_sys=True)")
+    done = under_mpirun(3, folder, "-c", late, "train", "nothing.toml", "--out", "none")
+    assert_refused(done, 2, "no training data", "--set data.train")
+
+
 @pytest.mark.parametrize(("app", "words"), [
     ("WorkerFails", ("your app WorkerFails.work raised RuntimeError: a mistake of mine",
                      "worker", "in work")),

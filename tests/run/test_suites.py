@@ -13,6 +13,17 @@ from mpips.node.mpirun import Start
 GOOD = "def test_good():\n    pass\n"
 MIXED = GOOD + ("import pytest\ndef test_bad():\n    assert 0\n"
                 "@pytest.mark.skip\ndef test_left():\n    pass\n")
+UNSTEADY = """
+from pathlib import Path
+def test_good():
+    with Path("good").open("a") as file:
+        file.write("x")
+def test_unsteady():
+    path = Path("been here")
+    seen = path.exists()
+    path.touch()
+    assert seen and {may_pass}
+"""
 CRASH = "import os\ndef test_crash():\n    os._exit(0)\n"
 
 
@@ -98,6 +109,24 @@ def test_run_that_dies_without_a_word_is_a_failure(
     write(checkout, "wire", CRASH)
     assert suites.run(arguments("unit")) == 1
     assert capfd.readouterr().out.splitlines()[-1].startswith("0 passed, 1 failed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("may_pass", "code", "last", "counts"), [
+    (1, 0, "2 passed, 0 failed, 0 skipped", ["2", "0", "0", "1"]),
+    (0, 1, "1 passed, 1 failed, 0 skipped", ["1", "1", "0", "0"]),
+])  # fmt: skip
+def test_what_passes_only_the_second_time_is_told_and_what_never_passes_is_a_failure(
+    checkout: Path, may_pass: int, code: int, last: str, counts: list[str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    write(checkout, "run", UNSTEADY.format(may_pass=may_pass))
+    assert suites.run(arguments("run")) == code
+    table = capfd.readouterr().out.splitlines()
+    assert table[-1] == last
+    assert table[-3].split()[2:-1] == counts
+    # Only what failed was run again.
+    assert (checkout / "good").read_text() == "x"
 
 
 @pytest.mark.slow
