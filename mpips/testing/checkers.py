@@ -24,10 +24,13 @@ class Expected:
     def __init__(self, settings: Settings, config: Config) -> None:
         self.settings, self.workers = settings, config.logical_workers
         self._seed = config.run.seed
+        self._draws: dict[tuple[int, int], Draw] = {}
 
     def draw(self, worker: int, step: int) -> Draw:
         """Return what a logical worker does in a step."""
-        return draw(self.settings, self._seed, worker, step)
+        if (worker, step) not in self._draws:
+            self._draws[worker, step] = draw(self.settings, self._seed, worker, step)
+        return self._draws[worker, step]
 
     def counts(self, keys: int) -> np.ndarray:
         """Return how often each push is in each value: 0 or 1, `(keys, workers, pushes)`."""

@@ -58,9 +58,11 @@ class Simulation:
         self.pauses = 0
         self.is_healed = faults == CALM
         self.dead: set[int] = set()
+        # Reversed: the next one is the last.
         self._kills = sorted(faults.kills, reverse=True)
         self._killable: dict[int, bool] = {}
         self._stops = sorted(faults.stops, reverse=True)
+        self._has_begun = not faults.after_begin
         for number, node in enumerate(self.nodes):
             if isinstance(node, Member | SchedulerNode):
                 node.pulse = _SimulatedPulse(self, number)
@@ -100,19 +102,14 @@ class Simulation:
                 self._begin_round()
             until = min(next_round, self._wakes[0][0]) if self._wakes else next_round
             for mishaps in (self._kills, self._stops):
-                if mishaps:
+                if mishaps and self._has_begun:
                     until = min(until, max(network.now, mishaps[-1][0]))
             dest = network.advance(until)
             # Nodes beat for as long as they live, whether the job gets on or not.
             is_beat = dest is not None and network.trace[-1].message == "Beat"
             if dest is None and self._wakes and self._wakes[0][0] <= network.now:
                 _, dest = heapq.heappop(self._wakes)
-            if self._kills and self._kills[-1][0] <= network.now:
-                self.kill(self._kills.pop()[1])
-            if self._stops and self._stops[-1][0] <= network.now:
-                _, node, seconds = self._stops.pop()
-                if not self.is_healed:
-                    self._sleep(node, seconds)
+            self._let_mishaps_happen()
             if dest is not None:
                 self._turn(dest)
             if dest is not None and not is_beat:
@@ -159,6 +156,22 @@ class Simulation:
                 self.pauses += 1
                 self._sleep(node, random.exponential(self._faults.pause_s))
             self._turn(node)
+
+    def _let_mishaps_happen(self) -> None:
+        """Let nodes die or stop whose time has come; it may count from when the job begins."""
+        now = self.network.now
+        if not self._has_begun:
+            if not self.scheduler.machine.is_begun:
+                return
+            self._has_begun = True
+            self._kills = [(now + at, node) for at, node in self._kills]
+            self._stops = [(now + at, node, seconds) for at, node, seconds in self._stops]
+        if self._kills and self._kills[-1][0] <= now:
+            self.kill(self._kills.pop()[1])
+        if self._stops and self._stops[-1][0] <= now:
+            _, node, seconds = self._stops.pop()
+            if not self.is_healed:
+                self._sleep(node, seconds)
 
     def kill(self, node: int) -> None:
         """Let a node die, wherever it is."""

@@ -9,6 +9,11 @@ DELAY_S_MEAN: Final = 1e-3
 NOTICE_S_MEAN: Final = 0.03
 COPIES_MAX: Final = 3
 
+Span = tuple[float, float]
+
+MISHAPS_S: Final[Span] = (0.01, 10.0)
+"""When nodes die or stop, if nothing is known of how long a run takes."""
+
 
 @dataclass(frozen=True)
 class Faults:
@@ -29,6 +34,7 @@ class Faults:
         slow_links: for some pairs of source and dest, by how much delays are longer.
         kills: when which nodes die.
         stops: when which nodes stop, and for how many seconds: they may be taken for dead.
+        after_begin: whether the times of `kills` and `stops` count from when the job begins.
         kill_works: the chance that a stopped process can be killed by its mates.
         notice_s: mean time until a node is told that another one has died.
         heal_s: when everything becomes well; the dead stay dead.
@@ -44,6 +50,7 @@ class Faults:
     slow_links: dict[tuple[int, int], float] = field(default_factory=dict)
     kills: tuple[tuple[float, int], ...] = ()
     stops: tuple[tuple[float, int, float], ...] = ()
+    after_begin: bool = False
     kill_works: float = 1.0
     notice_s: float = NOTICE_S_MEAN
     heal_s: float = 0.0
@@ -58,6 +65,8 @@ class Faults:
                 value = ", ".join(items)
             elif isinstance(value, tuple):
                 value = ", ".join(_at(*entry) for entry in value)
+            elif value is True:
+                value = "yes"
             elif value:
                 value = f"{value:.3g}"
             if value:
@@ -111,28 +120,36 @@ def _at(seconds: float, node: int, length: float = 0.0) -> str:
     return f"node {node} at {seconds:.6g}" + (f" for {length:.3g}" if length else "")
 
 
-def draw_stops(random: np.random.Generator, size: int) -> tuple[tuple[float, int, float], ...]:
+def draw_stops(
+    random: np.random.Generator, size: int, span: Span = MISHAPS_S
+) -> tuple[tuple[float, int, float], ...]:
     """Return who stops when and for how long: in about every second run one node but the first.
 
     Args:
         random: its draws alone decide.
         size: number of nodes.
+        span: the first and the last time at which it may happen, in seconds.
     """
-    at, length = 10 ** random.uniform(-2, 0.7), 10 ** random.uniform(0, 1.5)
+    first, last = np.log10(span)
+    at, length = 10 ** random.uniform(first, last), 10 ** random.uniform(0, 1.5)
     node, happens = int(random.integers(1, size)), random.random() < 0.5
     return ((float(at), node, float(length)),) if happens else ()
 
 
-def draw_kills(random: np.random.Generator, size: int) -> tuple[tuple[float, int], ...]:
+def draw_kills(
+    random: np.random.Generator, size: int, span: Span = MISHAPS_S
+) -> tuple[tuple[float, int], ...]:
     """Return who dies when: up to three nodes, never the scheduler, now and then at once.
 
     Args:
         random: its draws alone decide.
         size: number of nodes.
+        span: the first and the last time at which it may happen, in seconds.
     """
     count = min(int(random.integers(0, 4)), size - 1)
     nodes = random.permutation(np.arange(1, size))[:count].tolist()
-    times = 10 ** random.uniform(-2, 1, count)
+    first, last = np.log10(span)
+    times = 10 ** random.uniform(first, last, count)
     # The second one dies together with the first, or while the others still find out.
     if count > 1 and random.random() < 0.5:
         times[1] = times[0] + float(random.choice([0.0, 0.01, 0.1])) * random.random()

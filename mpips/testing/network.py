@@ -17,6 +17,10 @@ TAIL_FACTOR: Final = 100.0
 ARRIVES: Final = 0.5
 """The chance that a frame of a node that dies, on its way then, arrives."""
 
+BODY: Final = 16
+TAG_BYTES: Final = 4
+"""A message is an array whose first element, below 128, says its type, after 1 to 3 bytes."""
+
 DELAY_S_MAX: Final = 10.0
 """No frame takes longer: the scheduler gives nodes 30 s to stop, and 120 s to come."""
 
@@ -52,6 +56,7 @@ class Network:
         self.copies = 0
         self._random = random
         self._codec = Codec()
+        self._names: dict[bytes, str] = {}
         self._inboxes: list[deque[Frame]] = [deque() for _ in range(size)]
         self._flying: list[tuple[float, int, int, int, Frame]] = []
         self._serial = 0
@@ -65,6 +70,11 @@ class Network:
     def clock(self) -> float:
         """Return the virtual time."""
         return self.now
+
+    @property
+    def has_deaths(self) -> bool:
+        """Return whether anybody is dead."""
+        return bool(self._deaths)
 
     @property
     def flying(self) -> int:
@@ -99,10 +109,18 @@ class Network:
         self.now, _, dest, copy, frame = heapq.heappop(self._flying)
         source, head, payload = frame
         size = len(head) + sum(array.nbytes for array in payload)
-        name = type(self._codec.decode(head, payload)).__name__
-        self.trace.append(Arrival(self.now, source, dest, size, name, copy))
+        self.trace.append(Arrival(self.now, source, dest, size, self._name(frame), copy))
         self._inboxes[dest].append(frame)
         return dest
+
+    def _name(self, frame: Frame) -> str:
+        """Return the name of a frame's message, which the first bytes of its body tell."""
+        _, head, payload = frame
+        key = bytes(head[BODY : BODY + TAG_BYTES])
+        name = self._names.get(key)
+        if name is None:
+            name = self._names[key] = type(self._codec.decode(head, payload)).__name__
+        return name
 
     def put(self, dest: int, frame: Frame) -> None:
         """Let a frame fly, and perhaps copies of it after it."""
@@ -125,6 +143,8 @@ class Network:
     def take(self, node: int) -> list[Frame]:
         """Return what has arrived at a node."""
         inbox = self._inboxes[node]
+        if not inbox:
+            return []
         return [inbox.popleft() for _ in range(min(len(inbox), FRAMES_PER_POLL))]
 
     def _fly(self, delay: float, dest: int, copy: int, frame: Frame) -> None:
@@ -149,8 +169,11 @@ class _SimulatedTransport(Transport):
         self._network.put(dest, (self.node, memoryview(bytes(head)), copies))
 
     def poll(self) -> list[Frame]:
-        self.lost |= self._network.known_dead(self.node)
+        if self._network.has_deaths:
+            self.lost |= self._network.known_dead(self.node)
         frames = self._network.take(self.node)
+        if not self._forgotten:
+            return frames
         return [frame for frame in frames if frame[0] not in self._forgotten]
 
     def unsent(self) -> int:

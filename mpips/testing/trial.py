@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 
 from mpips.config import Config, parse
@@ -17,9 +16,17 @@ from mpips.wire.types import NOBODY
 
 SERVERS_MAX: Final = 4
 WORKERS_MAX: Final = 4
+STEPS_MAX: Final = 3
+PUSHES_MAX: Final = 4
 SILENCES_S: Final = (0.4, 3.0)
 NEVER_S: Final = 1e9
 DEADLINE_S: Final = 2 * DELAY_S_MAX
+DELAYS_TO_MISHAPS: Final = (1.0, 1000.0)
+"""When nodes die or stop, in mean delays of a frame; jobs take some hundreds."""
+
+AFTER_BEGIN: Final = 0.95
+"""The share of runs in which nobody dies before the job has begun."""
+
 COUNTERS: Final = (
     "calls",
     "worker_pushes",
@@ -41,6 +48,32 @@ class Shape:
     logical_workers: int = 0
     spares: int | None = None
     replicas: int | None = None
+
+    @property
+    def nodes(self) -> int:
+        """Return how many nodes there are, the scheduler among them."""
+        return 1 + self.servers + self.workers + (self.spares or 0)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is, but for the delays and the order of turns.
+
+    Attributes:
+        shape: the numbers of nodes, all of them.
+        settings: of the ledger.
+        faults: what goes wrong.
+        compress: filter of the frames, or "off".
+        silence_s: after which silence a node is taken for dead.
+        has_kills: whether nodes may be killed.
+    """
+
+    shape: Shape
+    settings: Settings
+    faults: Faults
+    compress: str
+    silence_s: float
+    has_kills: bool
 
 
 @dataclass
@@ -94,21 +127,30 @@ def run_trial(seed: int, shape: Shape | None = None, has_kills: bool = True) -> 
     Raises:
         ConfigError: the shape makes no sense.
     """
+    return play_trial(seed, draw_setup(seed, shape or Shape(), has_kills))
+
+
+def draw_setup(seed: int, shape: Shape, has_kills: bool) -> Setup:
+    """Draw from a seed what the shape leaves open, and everything else of a run."""
     # Faults and sizes have streams of their own: a given size changes no other draw.
     sizes, mishaps = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-    shape = _draw_shape(sizes, shape or Shape())
-    settings = Settings(steps=int(sizes.integers(1, 5)), pushes=int(sizes.integers(1, 5)))
+    shape = _draw_shape(sizes, shape)
+    steps = int(sizes.integers(1, STEPS_MAX, endpoint=True))
+    pushes = int(sizes.integers(1, PUSHES_MAX, endpoint=True))
     compress = "lz4" if sizes.random() < 0.2 else "off"
-    silence_s = SILENCES_S[seed % len(SILENCES_S)] if has_kills else NEVER_S
-    settings = msgspec.structs.replace(settings, reissue_s=float(sizes.choice([0.0, 0.03, 0.3])))
-    config = _configure(seed, shape, settings, compress, silence_s)
-    size = 1 + shape.servers + shape.workers + (shape.spares or 0)
-    faults = draw_faults(mishaps, size)
+    reissue_s = float(sizes.choice([0.0, 0.03, 0.3]))
+    faults = draw_faults(mishaps, shape.nodes)
     if has_kills:
-        kills = draw_kills(np.random.default_rng([seed, 2]), size)
-        stops = draw_stops(np.random.default_rng([seed, 3]), size)
-        faults = replace(faults, kills=kills, stops=stops, kill_works=0.5)
-    simulation = Simulation(Ledger, config, seed, faults)
+        faults = replace(faults, **_draw_mishaps(seed, shape.nodes, faults.delay_s))
+    silence_s = SILENCES_S[seed % len(SILENCES_S)] if has_kills else NEVER_S
+    settings = Settings(steps=steps, pushes=pushes, reissue_s=reissue_s)
+    return Setup(shape, settings, faults, compress, silence_s, has_kills)
+
+
+def play_trial(seed: int, setup: Setup) -> Trial:
+    """Run what was drawn, and check it; delays and the order of turns are drawn from the seed."""
+    config = _configure(seed, setup)
+    simulation = Simulation(Ledger, config, seed, setup.faults)
     result: dict[str, Any] = {}
     error = excuse = ""
     try:
@@ -119,15 +161,28 @@ def run_trial(seed: int, shape: Shape | None = None, has_kills: bool = True) -> 
     except (MpipsError, AssertionError) as problem:
         error = f"{type(problem).__name__}: {problem}"
     error = error or _check_ends(simulation)
-    expected = Expected(settings, config)
+    expected = Expected(setup.settings, config)
     is_over = bool(error or excuse)
     violations = {
         name: [] if is_over else check(expected, result) for name, check in CHECKS.items()
     }
     counters = {name: result.get("counters", {}).get(name, 0) for name in COUNTERS}
     return Trial(
-        seed, shape, faults, simulation, error, violations, counters, has_kills, excuse
-    )
+        seed, setup.shape, setup.faults, simulation, error, violations, counters,
+        setup.has_kills, excuse,
+    )  # fmt: skip
+
+
+def _draw_mishaps(seed: int, size: int, delay_s: float) -> dict[str, Any]:
+    """Return who dies or stops when: mostly while the job runs, now and then before it begins."""
+    random = np.random.default_rng([seed, 2])
+    span = DELAYS_TO_MISHAPS[0] * delay_s, DELAYS_TO_MISHAPS[1] * delay_s
+    return {
+        "kills": draw_kills(random, size, span),
+        "stops": draw_stops(np.random.default_rng([seed, 3]), size, span),
+        "after_begin": bool(random.random() < AFTER_BEGIN),
+        "kill_works": 0.5,
+    }
 
 
 def _find_excuse(simulation: Simulation) -> str:
@@ -172,9 +227,8 @@ def _draw_shape(random: np.random.Generator, shape: Shape) -> Shape:
     )
 
 
-def _configure(
-    seed: int, shape: Shape, settings: Settings, compress: str, silence_s: float
-) -> Config:
+def _configure(seed: int, setup: Setup) -> Config:
+    shape, settings = setup.shape, setup.settings
     return parse(
         "",
         "",
@@ -185,12 +239,12 @@ def _configure(
             f"run.logical_workers={shape.logical_workers}",
             f"run.spares={shape.spares}",
             f"replicas={shape.replicas}",
-            f"recovery.silence_s={silence_s}",
+            f"recovery.silence_s={setup.silence_s}",
             f"recovery.worker={'spread' if seed % 2 else 'replace'}",
             f"model.steps={settings.steps}",
             f"model.pushes={settings.pushes}",
             f"model.keys={settings.keys}",
             f"model.reissue_s={settings.reissue_s}",
-            f"filters.compress={compress}",
+            f"filters.compress={setup.compress}",
         ],
     )

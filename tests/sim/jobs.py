@@ -96,8 +96,8 @@ class Flood(App):
     def tables(self) -> list[Table]:
         """Return a table where the last push wins, and one that sums."""
         return [
-            Table(name="last", size=2000, update="assign"),
-            Table(name="sum", size=2000, aggregate=True),
+            Table(name="last", size=2000, segments=8, update="assign"),
+            Table(name="sum", size=2000, segments=8, aggregate=True),
         ]
 
     def plan(self) -> Plan:

@@ -173,7 +173,7 @@ def test_answer_that_is_never_sent_is_a_job_that_stands_still(
     original = ServerMachine.step
     monkeypatch.setattr(ServerMachine, "step", step)
     monkeypatch.setattr(trial, "DEADLINE_S", 1.0)
-    assert "stands still, waiting for worker 0" in run_trial(0).error
+    assert "stands still, waiting for worker 0" in run_trial(0, has_kills=False).error
 
 
 RESULT: dict[str, Any] = {}

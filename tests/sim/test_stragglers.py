@@ -15,7 +15,7 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_time_is_least_between_no_delay_and_a_large_one(problem: Problem, seed: int) -> None:
     rows = [measure(problem, tau, WORKERS, seed, STEPS) for tau in (0, 4, 32)]
     assert [row.violations for row in rows] == [[], [], []]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mpips.errors import MpipsError, ProtocolError
+from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.node.app import App
 from mpips.testing.cluster import Simulation
 from mpips.testing.faults import CALM, Faults, draw_faults, draw_kills
@@ -78,7 +78,7 @@ def test_seeds_draw_all_kinds_of_faults_and_runs_without() -> None:
     drawn = [draw_faults(np.random.default_rng([seed, 1]), 5) for seed in range(SEEDS)]
     for entry in dataclasses.fields(Faults):
         values = {repr(getattr(faults, entry.name)) for faults in drawn}
-        is_drawn_apart = entry.name in ("kills", "stops", "kill_works")
+        is_drawn_apart = entry.name in ("kills", "stops", "kill_works", "after_begin")
         assert len(values) > 1 or is_drawn_apart, entry.name
     kills = [draw_kills(np.random.default_rng([seed, 2]), 5) for seed in range(SEEDS)]
     assert {len(one) for one in kills} == {0, 1, 2, 3}
@@ -109,6 +109,18 @@ def test_each_fault_has_an_effect(fault: str) -> None:
     else:
         assert faulty.network.now > 2 * calm.network.now
     assert (faulty.pauses > 0) == (fault == "pauses")
+
+
+def test_deaths_may_be_counted_from_when_the_job_begins() -> None:
+    kills = ((0.0, 1),)
+    early = flood(1, Faults(heal_s=HEAL_S, kills=kills))
+    with pytest.raises(RanksLostError):
+        early.run()
+    assert not early.scheduler.machine.is_begun
+    late = flood(1, Faults(heal_s=HEAL_S, kills=kills, after_begin=True))
+    assert late.run()["sum"] == [40.0] * 2
+    assert late.dead == {1}
+    assert late.scheduler.machine.statistics()["deaths"] == 1
 
 
 def test_straggler_acts_only_when_its_own_clock_has_passed() -> None:
