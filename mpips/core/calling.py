@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mpips.core.machine import Effect, Report, Send
+from mpips.core.targets import Targets
 from mpips.core.task import SetDelay, Task
 from mpips.errors import AppError
 from mpips.wire.messages import Call, Drop, Return, Takeover
@@ -32,7 +33,7 @@ class Place:
 class Open:
     """The task that is running: its open parts by request, and the results of the others.
 
-    `servers` are those that there were when it was given out.
+    `servers` are those that it was given to.
     """
 
     task: Task
@@ -55,6 +56,7 @@ class Calling:
         self._delays: dict[str, int] = {}
         self._now = 0.0
         self._open: Open | None = None
+        self._targets = Targets()
         # By logical worker: who acts for it as far as it knows, and what that one would tell
         # whoever comes after it.
         self._actors: dict[int, int] = {}
@@ -106,7 +108,11 @@ class Calling:
         ]
 
     def begin(self, now: float, task: Task, view: View) -> list[Effect]:
-        """Give a task to those that it is for."""
+        """Give a task to those that it is for.
+
+        Raises:
+            AppError: it is for a node that there never was.
+        """
         self._now = now
         self._tasks += 1
         self._open = Open(task)
@@ -163,7 +169,7 @@ class Calling:
         if self._open is None:
             return [], None
         alive = {member.node for member in view.members}
-        if self._open.task.group == "servers":
+        if self._open.servers:
             # What a server has found before it took over from another is not the whole.
             if alive.issuperset(self._open.servers):
                 return [], None
@@ -218,10 +224,11 @@ class Calling:
         """Give all parts of the open task out."""
         assert self._open is not None
         task = self._open.task
-        self._open.servers = view.nodes("server")
-        actors = [(worker, node) for worker, node in enumerate(view.actors) if node != NOBODY]
-        if task.group == "servers":
-            targets = [(SERVER, node) for node in self._open.servers]
+        role, nodes = self._find(task, view)
+        self._open.servers = nodes if role == "server" else []
+        actors = [(worker, node) for worker, node in enumerate(view.actors) if node in nodes]
+        if role == "server":
+            targets = [(SERVER, node) for node in nodes]
         elif task.only is None:
             targets = actors
         else:
@@ -233,6 +240,14 @@ class Calling:
             place = self._open.places[self.requests] = Place(at, worker, node)
             effects.append(self._call(self.requests, place, view))
         return effects
+
+    def _find(self, task: Task, view: View) -> tuple[str, list[int]]:
+        """Return the role of the nodes that a task is for, and who they are."""
+        try:
+            return self._targets.find(task.group, view)
+        except ValueError as error:
+            remedy = "Servers and workers are numbered together, after the scheduler, which is 0."
+            raise AppError(f"the plan's task {task.function}: {error}", "", remedy) from None
 
     def _call(self, request: int, place: Place, view: View) -> Send:
         assert self._open is not None

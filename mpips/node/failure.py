@@ -11,7 +11,13 @@ from mpips.errors import AppError, MpipsError
 PACKAGE: Final = str(Path(__file__).resolve().parent.parent)
 # Where nodes call an app's functions, and what these have to be.
 CALLS: Final = frozenset(
-    {"WorkerNode.call", "WorkerNode._recover_first", "WorkerNode.work", "ServerNode.run"}
+    {
+        "WorkerNode.call",
+        "WorkerNode._recover_first",
+        "WorkerNode._run_asked",
+        "WorkerNode.work",
+        "ServerNode.run",
+    }
 )
 CALL_REMEDY: Final = (
     "A task names a method of the app: on workers async def NAME(self, worker, ...), on servers"

@@ -73,8 +73,13 @@ class Sender(Protocol):
     def watch(self, worker: int, timestamp: int, effects: list[Effect]) -> Pending:
         """Return what to await for a push or pull that was started with these effects."""
 
-    def ask(self, worker: int, function: str, arguments: dict[str, Any]) -> Pending:
-        """Return what to await for the results of a function on all servers."""
+    def ask(
+        self, worker: int, group: str, function: str, arguments: dict[str, Any]
+    ) -> Pending:
+        """Return what to await for the results of a function on a group of nodes, or on one."""
+
+    def nodes(self, group: str) -> list[str]:
+        """Return the names of the nodes of a group, as far as this node knows."""
 
     def alarm(self, worker: int, seconds: float) -> Pending:
         """Return what to await for the end of so many seconds."""
@@ -95,12 +100,14 @@ class Worker:
         shard: its part of the training data; None without data.
         task: the number of the plan's task that it works on.
         may_push: whether it may push: an app that recovers may not.
+        is_asked: whether another worker's call is run: it may neither push nor pull.
     """
 
     def __init__(self, node: Sender, id: int, shard: Shard | None) -> None:
         self._node, self.id, self.shard = node, id, shard
         self.task = 0
         self.may_push = True
+        self.is_asked = False
         self._random: tuple[int, np.random.Generator] | None = None
 
     @property
@@ -179,23 +186,40 @@ class Worker:
         return self._start(table, keys, values, True, clock, within, after, out, clocks)
 
     def call(self, group: str, function: str, **arguments: Any) -> Pending:
-        """Run a function of the app on all nodes of a group; OSDI 2014, section 3.2.
+        """Run a function of the app on all nodes of a group, or on one; OSDI 2014, section 3.2.
 
-        What is returned can be awaited for the list of results, in the order of the nodes' ids.
-        This worker's own call is not finished before it is.
+        What is returned can be awaited for the list of results, in the order of the servers' ids,
+        or of the logical workers'. This worker's own call is not finished before it is.
+
+        The function may run more than once if a node dies, and changes nothing. It is run at once,
+        between two awaits of whatever runs there. A logical worker whose node has died has no
+        object, and no result, until its next node has something to do for it.
 
         Args:
-            group: "servers": workers talk to nobody else.
-            function: the method `def NAME(self, stores, **arguments)`; it may run more than once
-                if a server dies, and changes nothing: what it sees are the pushes so far.
+            group: "servers"; "workers", which are asked for each logical worker; or one node, such
+                as "server 2" (see `nodes`). If it has died, the next one of its role is asked.
+            function: on servers the method `def NAME(self, stores, **arguments)`, which sees the
+                pushes so far; on workers `def NAME(self, worker, **arguments)`, which sees the
+                logical worker's object: it awaits nothing, and neither pushes nor pulls.
             arguments: its keyword arguments; arrays may be among them.
+
+        Raises:
+            ValueError: there is no such group, or there never was such a node.
+        """
+        return self._node.ask(self.id, group, function, arguments)
+
+    def nodes(self, group: str) -> list[str]:
+        """Return the names by which the nodes of a group can be called one by one.
+
+        They are those that this worker's node knows, ascending: some may be dead by now.
+
+        Args:
+            group: "servers" or "workers".
 
         Raises:
             ValueError: there is no such group.
         """
-        if group != "servers":
-            raise ValueError(f"a worker can call the servers, and not {group}")
-        return self._node.ask(self.id, function, arguments)
+        return self._node.nodes(group)
 
     async def wait(self, *pending: Pending) -> list[Any]:
         """Wait for pushes and pulls, and return their results."""
@@ -261,6 +285,8 @@ class Worker:
         where, count = _check_keys(table, keys, pushes=values is not None)
         if within is not None:
             within = _check_within(table, where, within)
+        if self.is_asked:
+            raise ValueError("what a worker calls on other workers neither pushes nor pulls")
         if values is not None and not self.may_push:
             raise ValueError(f"recover() pushes to table {name}: it may only pull")
         if values is not None:

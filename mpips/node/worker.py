@@ -5,6 +5,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
+from inspect import iscoroutine
 from pathlib import Path
 from typing import Any, final
 
@@ -14,13 +15,14 @@ from mpips.config import Config
 from mpips.core.asking import Asking
 from mpips.core.client import ClientMachine
 from mpips.core.machine import Effect, Finished
+from mpips.errors import AppError
 from mpips.node.app import App
 from mpips.node.kv import Pending, Worker
 from mpips.node.member import SCHEDULER, Member
 from mpips.node.shard import data_facts, open_shards
 from mpips.store.updates import find_update
 from mpips.transport.base import Transport
-from mpips.wire.messages import Call, Drop, Message, Progress, Takeover, Told
+from mpips.wire.messages import Ask, Call, Drop, Message, Progress, Takeover, Told
 from mpips.wire.types import View
 
 Running = tuple[Coroutine[Pending, None, Any], Call]
@@ -112,6 +114,9 @@ class WorkerNode(Member):
             running = self._running.get(message.worker)
             if running is not None and running[1].request == message.request:
                 self._drop(message.worker)
+            return
+        if isinstance(message, Ask):
+            self._tell(source, message)
             return
         if isinstance(message, Told):
             self.carry_out(self._asking.take(source, message))
@@ -211,11 +216,41 @@ class WorkerNode(Member):
         self.carry_out(effects)
         return pending
 
-    def ask(self, worker: int, function: str, arguments: dict[str, Any]) -> Pending:
-        """Return what a logical worker awaits for the results of a function on all servers."""
+    def ask(
+        self, worker: int, group: str, function: str, arguments: dict[str, Any]
+    ) -> Pending:
+        """Return what a logical worker awaits for the results of a function on other nodes."""
         assert self._view is not None
-        timestamp, effects = self._asking.begin(worker, function, arguments, self._view)
+        timestamp, effects = self._asking.begin(worker, group, function, arguments, self._view)
         return self.watch(worker, timestamp, effects)
+
+    def nodes(self, group: str) -> list[str]:
+        """Return the names of the nodes of a group, as of this node's view."""
+        assert self._view is not None
+        return self._asking.nodes(group, self._view)
+
+    def _tell(self, source: int, ask: Ask) -> None:
+        """Answer the call of another worker, for all logical workers that this node acts for."""
+        results = [(one, self._run_asked(one, ask)) for one in sorted(self._workers)]
+        incarnation = self._members[self.transport.node]
+        told = Told(
+            epoch=self._epoch, incarnation=incarnation, request=ask.request, result=results
+        )
+        self.send(source, told)
+
+    def _run_asked(self, worker: int, ask: Ask) -> Any:
+        """Return what a function of the app gives, which may be asked at any time."""
+        asked = self._workers[worker]
+        before, asked.is_asked = asked.is_asked, True
+        try:
+            result = getattr(self._apps[worker], ask.function)(asked, **ask.arguments)
+        finally:
+            asked.is_asked = before
+        if iscoroutine(result):
+            result.close()
+            what = f"your app's {ask.function} awaits, and a worker calls it on workers"
+            raise AppError(what, self.name(), "Make it def instead of async def.")
+        return result
 
     def alarm(self, worker: int, seconds: float) -> Pending:
         """Return what a logical worker awaits to sleep for so many seconds."""

@@ -234,7 +234,7 @@ class Return(Message, frozen=True, tag=6):
 
 
 class Ask(Message, frozen=True, tag=22):
-    """Worker to server: run a function of the app that changes nothing; answered by `Told`."""
+    """Worker to any node: run a function of the app that changes nothing; answered by `Told`."""
 
     request: int
     function: str
@@ -242,7 +242,7 @@ class Ask(Message, frozen=True, tag=22):
 
 
 class Told(Message, frozen=True, tag=23):
-    """Server to worker: what the function has returned."""
+    """A node to a worker: what the function has returned; on workers by logical worker."""
 
     request: int
     result: Any

@@ -17,7 +17,7 @@ from mpips.node.worker import WorkerNode
 from mpips.transport.backoff import Backoff
 from mpips.transport.base import Transport
 from tests.node.transfer import Transfer
-from tests.sim.jobs import Descent, Wrong
+from tests.sim.jobs import Descent, Neighbours, Wrong
 
 FLUSH_S = 20.0
 
@@ -94,3 +94,23 @@ def test_error_anywhere_ends_all_ranks_and_the_scheduler_with_its_exit_code(
     seen, result = run_here(end, Wrong, config)
     assert seen == (0 if result is None else code)
     assert result is None or result["status"] == "failed"
+
+
+@pytest.mark.mpi(min_size=4)
+def test_plan_and_workers_call_single_nodes_and_groups(end: Transport) -> None:
+    code, result = run_here(end, Neighbours, parse("", "", ["model.iterations=3"]))
+    assert code == 0
+    if result is None:
+        return
+    (server,), names, alone = result["servers"], result["workers"], result["alone"]
+    assert len({server, *names}) == len(alone) == end.size - 1
+    assert alone[server] == [list(range(8))]
+    assert [alone[name] for name in names] == [[n] for n in range(len(names))]
+    for found in result["worked"]:
+        (mine,) = found["id"]
+        assert found["servers"] == found[server] == [alone[server]] * 3
+        # All have answered, this very rank among them.
+        assert all([n for n, _ in look] == list(range(len(names))) for look in found["workers"])
+        assert [look[mine] for look in found["workers"]] == [[mine, n] for n in (1, 2, 3)]
+        for n, name in enumerate(names):
+            assert [who for ((who, _),) in found[name]] == [n] * 3

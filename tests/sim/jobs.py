@@ -123,6 +123,54 @@ class Flood(App):
         }
 
 
+class Neighbours(App):
+    """Asks single nodes and groups, from the plan and from workers."""
+
+    Settings: ClassVar[type[msgspec.Struct]] = Iterations
+
+    def tables(self) -> list[Table]:
+        """Return a table of few segments."""
+        return [Table(name="n", size=40, segments=8)]
+
+    def plan(self) -> Plan:
+        """Have workers call all that there are, then have each node called by itself."""
+        ((servers, workers),) = yield Task(group="workers", function="names", only=0)
+        names = {"servers": servers, "workers": workers}
+        worked = yield Task(group="workers", function="work", arguments=names)
+        alone = {}
+        for node in (*servers, *workers):
+            alone[node] = yield Task(group=node, function="owned" if node in servers else "name")
+        return {"worked": worked, "alone": alone, **names}
+
+    async def names(self, worker: Worker) -> list[list[str]]:
+        """Return the names of all nodes."""
+        return [worker.nodes(group) for group in ("servers", "workers")]
+
+    async def work(
+        self, worker: Worker, servers: list[str], workers: list[str]
+    ) -> dict[str, Any]:
+        """Note how far this worker is, and ask how far the others are, again and again."""
+        asked: dict[str, list[Any]] = {}
+        for step in range(1, self.settings.iterations + 1):
+            self.step = step
+            for group in ("servers", "workers", *servers, *workers):
+                function = "owned" if group in ("servers", *servers) else "far"
+                asked.setdefault(group, []).append(await worker.call(group, function))
+        return {**asked, "id": [worker.id]}
+
+    async def name(self, worker: Worker) -> int:
+        """Return the logical worker."""
+        return worker.id
+
+    def far(self, worker: Worker) -> tuple[int, int]:
+        """Return the logical worker, and how far it is."""
+        return worker.id, getattr(self, "step", 0)
+
+    def owned(self, stores: Stores) -> list[int]:
+        """Return the segments that this server owns."""
+        return list(stores["n"].held)
+
+
 class Where(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where an app goes wrong."""
 
