@@ -28,7 +28,7 @@ def train(data: Path, *settings: str, folder: Path | None = None) -> dict[str, A
     return run_local(find_app(config), config, RunFolder(folder, config) if folder else None)
 
 
-def serial(path: Path, minibatch: int, revise: bool) -> tuple[Array, float]:
+def serial(path: Path, minibatch: int, revise: bool, ahead: int = 2) -> tuple[Array, float]:
     """Return weights and mean progressive loss of one pass, written out without any server."""
     with CsrFile(path) as data:
         part = data.read(0, data.n_rows, classes=(0.0, 1.0))
@@ -54,7 +54,9 @@ def serial(path: Path, minibatch: int, revise: bool) -> tuple[Array, float]:
     loss, late = 0.0, []
     for begin in range(0, count, minibatch):
         rows, labels = x[begin : begin + minibatch], part.labels[begin : begin + minibatch]
-        # These are pulled while the gradient before is still being computed.
+        # These are pulled while the gradient before is still being computed, unless only one is.
+        if late and ahead == 1:
+            learn(*late.pop())
         pulled, known = w, total
         if late:
             learn(*late.pop())

@@ -40,7 +40,9 @@ def train(data: Path, *settings: str, folder: Path | None = None) -> dict[str, A
     return run_local(FtrlLinear, config, RunFolder(folder, config) if folder else None)
 
 
-def stream(path: Path, rows: int, alpha: float, l1: float) -> tuple[np.ndarray, float]:
+def stream(
+    path: Path, rows: int, alpha: float, l1: float, ahead: int = 2
+) -> tuple[np.ndarray, float]:
     """Return weights and mean progressive loss of one pass, written out without any server."""
     beta, l2 = 1.0, 0.25
     with CsrFile(path) as data:
@@ -54,22 +56,25 @@ def stream(path: Path, rows: int, alpha: float, l1: float) -> tuple[np.ndarray, 
         step = -(z - np.sign(z) * l1) / ((beta + np.sqrt(n)) / alpha + l2)
         return np.where(np.abs(z) <= l1, 0.0, step)
 
+    def learn(g: np.ndarray) -> None:
+        nonlocal z, n
+        z = z + g - (np.sqrt(n + g * g) - np.sqrt(n)) / alpha * weights()
+        n = n + g * g
+
     loss, begins = 0.0, range(0, count, rows)
     waiting: list[np.ndarray] = []
     for begin in begins:
-        # The pull of this minibatch was sent before the last one's push.
+        # The pull of this minibatch was sent before the last one's push, unless only one is.
         x, y = dense[begin : begin + rows], part.labels[begin : begin + rows]
+        if waiting and ahead == 1:
+            learn(waiting.pop())
         w = weights()
         if waiting:
-            g = waiting.pop()
-            z += g - (np.sqrt(n + g * g) - np.sqrt(n)) / alpha * w
-            n += g * g
+            learn(waiting.pop())
         agreement = y * (x @ w)
         loss += np.log1p(np.exp(-agreement)).sum()
         waiting.append(-(y / (1 + np.exp(agreement))) @ x)
-    g, w = waiting.pop(), weights()
-    z += g - (np.sqrt(n + g * g) - np.sqrt(n)) / alpha * w
-    n += g * g
+    learn(waiting.pop())
     return weights(), loss / count
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from mpips.apps.linear.finish import score_rows, summarise_scores, write_weights
 from mpips.apps.linear.overlap import Overlap, share_hidden
@@ -39,6 +40,11 @@ class StreamLinear(App):
     lack the worker's own push before, beside what the others push meanwhile. Of several workers
     the result therefore differs from run to run; of one worker it does not.
 
+    In bounded mode a worker computes a minibatch only when all workers have pushed theirs up to
+    `sync.max_delay` before it: each minibatch is a task, and its number the clock of its push. Who
+    has fewer rows pushes, after its last one, the clock of the last one of all, without keys. A
+    delay of 0 leaves no time to hide: the pull is then for the next minibatch.
+
     The progressive loss is each row's loss before the model has learnt from it. In the first pass
     that is an honest estimate of the loss on new data, over all states of the model. `overlap` is
     the share of the time of pulls in which their workers worked (see `Overlap`).
@@ -56,10 +62,18 @@ class StreamLinear(App):
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
-        if self.sync_mode != "eventual":
-            what = f"the solver {self.settings.solver} runs in eventual mode only"
+        solver, delay = self.settings.solver, job.config.sync.max_delay
+        self.is_bounded = self.sync_mode == "bounded"
+        if self.sync_mode not in ("eventual", "bounded"):
+            what = f"the solver {solver} runs in eventual or bounded mode only"
             remedy = "Leave sync.mode out, or set model.solver to exact."
             raise ConfigError(what, "sync.mode", remedy)
+        if self.is_bounded and delay == "auto":
+            what = f"the solver {solver} does not pick its delay"
+            raise ConfigError(what, "sync.max_delay", "Give a number of minibatches.")
+        # How many minibatches' weights are on their way, and what that leaves of the delay.
+        self.ahead = 1 if self.is_bounded and not delay else 2
+        self.max_delay = int(delay) - self.ahead + 1 if self.is_bounded else 0
         self._weights: npt.NDArray[np.float64] | None = None
 
     # -- What a solver adds ----------------------------------------------------------------------
@@ -86,8 +100,9 @@ class StreamLinear(App):
     def tables(self) -> list[Table]:
         """Return the weights, a key for each column; the servers' state is float32."""
         update, settings = self.update()
-        size = self.job.facts["features"]
-        return [Table(name="w", size=size, dtype="f4", update=update, settings=settings)]
+        size, mode = self.job.facts["features"], self.sync_mode
+        table = Table(name="w", size=size, dtype="f4", update=update, settings=settings)
+        return [replace(table, mode=mode, max_delay=self.max_delay)]
 
     def plan(self) -> Plan:
         """Stream the rows, score the test data, and save the model."""
@@ -97,8 +112,13 @@ class StreamLinear(App):
             yield Task(group="workers", function="check_test", only=0)
         summary: dict[str, Any] = {"passes": self.settings.passes or 1, "iterations": 0}
         streamed: list[dict[str, float]] = []
+        tasks = 0
+        if self.is_bounded:
+            tasks = max((yield Task(group="workers", function="count")))
         for number in range(1, summary["passes"] + 1):
-            parts = yield Task(group="workers", function="stream")
+            clocks = {"first": (number - 1) * tasks + 1, "last": number * tasks}
+            arguments = clocks if tasks else {}
+            parts = yield Task(group="workers", function="stream", arguments=arguments)
             streamed += parts
             rows = sum(part["rows"] for part in parts)
             loss = sum(part["loss_sum"] for part in parts) / max(rows, 1)
@@ -138,8 +158,19 @@ class StreamLinear(App):
         with open_data(self.job.config.data.test) as data:
             check_key_space(to_come, data)
 
-    async def stream(self, worker: Worker) -> dict[str, float]:
+    async def count(self, worker: Worker) -> int:
+        """Return how many minibatches this worker has."""
+        assert worker.shard is not None, "linear models need training data"
+        rows = worker.shard.end - worker.shard.begin
+        return int(-(-rows // self.settings.minibatch))
+
+    async def stream(self, worker: Worker, first: int = 0, last: int = 0) -> dict[str, float]:
         """Learn from each row once.
+
+        Args:
+            worker: the logical worker.
+            first: the clock of the first minibatch; 0: there are no clocks.
+            last: that of the last minibatch of whoever has most.
 
         Returns:
             `rows`, `minibatches`, the sum of the rows' losses `loss_sum`, and in seconds `pull_s`
@@ -154,10 +185,11 @@ class StreamLinear(App):
         batches = worker.shard.minibatches(self.settings.minibatch)
         # While a minibatch is computed, the weights of the next one are on their way.
         ahead: deque[Step] = deque()
-        for batch in islice(batches, 2):
+        for batch in islice(batches, self.ahead):
             ahead.append(Step(batch, worker.pull("w", batch.keys)))
             overlap.start(ahead[-1].pending)
         pushes: list[Pending] = []
+        clock = first
         while ahead:
             step = ahead.popleft()
             batch, pulled = step.batch, step.part(await overlap.wait(step.pending))
@@ -174,13 +206,18 @@ class StreamLinear(App):
             done["minibatches"] += 1
             values = self.pushed(gradient, pulled)
             if (later := next(batches, None)) is not None:
-                ahead.append(push_pull(worker, batch, values, later))
+                ahead.append(push_pull(worker, batch, values, later, clock))
                 overlap.start(ahead[-1].pending)
             else:
-                pushes.append(worker.push("w", batch.keys, values))
+                pushes.append(worker.push("w", batch.keys, values, clock=clock))
+            clock += bool(first)
             if done["rows"] - reported >= ROWS_BETWEEN_REPORTS:
                 reported = done["rows"]
                 worker.progress(rows=done["rows"], loss_sum=done["loss_sum"])
+        # Nobody shall wait for minibatches that this worker does not have.
+        if clock <= last:
+            none = self.pushed(np.zeros(0), np.zeros((0, 2), np.float32))
+            pushes.append(worker.push("w", np.zeros(0, np.uint64), none, clock=last))
         await worker.wait(*pushes)
         return {**done, "pull_s": overlap.pull_s, "hidden_s": overlap.hidden_s}
 
@@ -223,7 +260,9 @@ class Step:
         return values if self.places is None else values[self.places]
 
 
-def push_pull(worker: Worker, batch: Batch, values: ValueArray, later: Batch) -> Step:
+def push_pull(
+    worker: Worker, batch: Batch, values: ValueArray, later: Batch, clock: int = 0
+) -> Step:
     """Push for a minibatch and pull a later one's weights, in one round trip.
 
     The keys are those of both: gradients of 0 change nothing. Each message costs far more than
@@ -234,8 +273,10 @@ def push_pull(worker: Worker, batch: Batch, values: ValueArray, later: Batch) ->
         batch: the minibatch.
         values: what to push for its keys, `(k,)` or `(k, push width)`.
         later: the other one.
+        clock: of the push; 0: the next one.
     """
     keys, places = renumber(np.concatenate([batch.keys, later.keys]))
     pushed = np.zeros((len(keys), *values.shape[1:]), np.float32)
     pushed[places[: len(batch.keys)]] = values
-    return Step(later, worker.push_pull("w", keys, pushed), places[len(batch.keys) :])
+    pending = worker.push_pull("w", keys, pushed, clock=clock)
+    return Step(later, pending, places[len(batch.keys) :])
