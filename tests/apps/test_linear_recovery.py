@@ -208,13 +208,15 @@ def test_solver_ends_like_the_run_without_when_a_server_and_a_worker_die(
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("victims", ["server", "worker", "both"])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("solver", SETTINGS)
 def test_solver_ends_like_the_run_without_whoever_dies(
-    problem: Problem, solver: str, policy: str, victims: str, seeds: list[int]
+    problem: Problem, solver: str, policy: str, seeds: list[int]
 ) -> None:
+    # Each solver and each policy meets all victims, and with three seeds each pair does.
+    place = list(SETTINGS).index(solver) + list(POLICIES).index(policy)
     for seed in seeds:
+        victims = ("server", "worker", "both")[(place + seed) % 3]
         check_recovery(problem, solver, policy, victims, seed)
 
 
@@ -229,11 +231,12 @@ def test_worker_may_die_during_each_task(
     expected = calm(problem.path, solver, *few)
     spans = expected.spans(task)
     random = np.random.default_rng([len(task), *seeds])
-    for (begin, end), node in zip([spans[0], spans[-1]], random.permutation(WORKERS), strict=True):
-        seconds = float(random.uniform(begin, end))
-        ended = simulate(problem.path, solver, *few, kills=[(seconds, int(node))])
-        assert ended.running(seconds) == task
-        assert abs(ended.loss / expected.loss - 1) <= CLOSE, (task, seconds, node)
+    # The first time that the task is run, or the last time.
+    begin, end = spans[-int(random.integers(2))]
+    seconds, node = float(random.uniform(begin, end)), int(random.choice(WORKERS))
+    ended = simulate(problem.path, solver, *few, kills=[(seconds, node)])
+    assert ended.running(seconds) == task
+    assert abs(ended.loss / expected.loss - 1) <= CLOSE, (task, seconds, node)
 
 
 @pytest.mark.parametrize("solver", ["exact", "diagonal"])
@@ -282,20 +285,17 @@ def test_when_workers_are_dropped_the_rest_finds_the_optimum_of_its_rows(
     more = ["recovery.worker=drop", "model.tolerance=1e-3", "model.passes=1000"]
     expected = calm(problem.path, solver, *more)
     random = np.random.default_rng([node, *seeds])
-    # The delayed solver takes its time.
-    count = 1 if solver == "delayed" else 2
-    for seconds in random.uniform(0.01, expected.simulation.network.now / 2, count).tolist():
-        kills = [(seconds, node)]
-        ended = simulate(problem.path, solver, *more, kills=kills)
-        assert ended.result["converged"], kills
-        assert ended.loss == pytest.approx(optimum, rel=CLOSE), kills
-        # All test data is scored all the same.
-        w = ended.weights()
-        order = next(ended.apps())[1].permutation()
-        if order is not None:
-            w = w[np.argsort(order)]
-        losses = np.logaddexp(0, -problem.labels * (problem.matrix @ w))
-        assert ended.result["logloss"] == pytest.approx(losses.mean(), rel=1e-9)
+    kills = [(float(random.uniform(0.01, expected.simulation.network.now / 2)), node)]
+    ended = simulate(problem.path, solver, *more, kills=kills)
+    assert ended.result["converged"], kills
+    assert ended.loss == pytest.approx(optimum, rel=CLOSE), kills
+    # All test data is scored all the same.
+    w = ended.weights()
+    order = next(ended.apps())[1].permutation()
+    if order is not None:
+        w = w[np.argsort(order)]
+    losses = np.logaddexp(0, -problem.labels * (problem.matrix @ w))
+    assert ended.result["logloss"] == pytest.approx(losses.mean(), rel=1e-9)
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ class Walk(App):
         return [
             Table(name="w", size=SIZE, segments=5, update="adagrad", aggregate=True,
                   mode="sequential", settings={"lr": 0.3}),
-            Table(name="z", kind="sparse", width=2, update="ftrl", dtype="f4"),
+            Table(name="z", kind="sparse", segments=16, width=2, update="ftrl", dtype="f4"),
             Table(name="b", size=SIZE, aggregate=True, mode="bounded", max_delay=1),
         ]
 
