@@ -48,7 +48,9 @@ class App(ABC):
     - on workers: `async def NAME(self, worker, **arguments)`, `worker` being a
       `mpips.node.kv.Worker`; `await` waits for pushes and pulls;
     - on servers: `def NAME(self, stores, **arguments)`, `stores` being the server's part of each
-      table by name, `dict[str, mpips.store.part.Part]`; it may be called again if a server dies.
+      table by name, `dict[str, mpips.store.part.Part]`; it may be called again if a server dies;
+    - on workers, if other workers ask (`Worker.call`): `def NAME(self, worker, **arguments)`, which
+      neither waits nor pushes nor pulls.
 
     What they return goes to the plan: numbers, strings, lists, dicts and arrays.
 

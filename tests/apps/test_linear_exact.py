@@ -163,8 +163,7 @@ def test_saved_model_says_what_it_is(tmp_path: Path, problem: Problem) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("servers", [1, 3])
-@pytest.mark.parametrize("l1", [10.0, 3.0])
+@pytest.mark.parametrize(("l1", "servers"), [(10.0, 1), (3.0, 3)])
 def test_sample_reaches_its_reference(l1: float, servers: int) -> None:
     reference = tomllib.loads((ROOT / "data" / "reference.toml").read_text())
     optimum = next(one for one in reference["optimum"] if one["lambda"] == l1)
