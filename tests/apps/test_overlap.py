@@ -38,7 +38,9 @@ class Net:
         self.due[pending] = self.seconds + self.latency, np.zeros(len(keys), np.float32)
         return pending
 
-    def push_pull(self, table: str, keys: np.ndarray[Any, Any], values: Any) -> Pending:
+    def push_pull(
+        self, table: str, keys: np.ndarray[Any, Any], values: Any, clock: int = 0
+    ) -> Pending:
         """Start a pull; the values go nowhere."""
         return self.pull(table, keys)
 

@@ -215,7 +215,7 @@ class StreamLinear(App):
                 reported = done["rows"]
                 worker.progress(rows=done["rows"], loss_sum=done["loss_sum"])
         # Nobody shall wait for minibatches that this worker does not have.
-        if clock <= last:
+        if first and clock <= last:
             none = self.pushed(np.zeros(0), np.zeros((0, 2), np.float32))
             pushes.append(worker.push("w", np.zeros(0, np.uint64), none, clock=last))
         await worker.wait(*pushes)
