@@ -20,17 +20,9 @@ from mpips.errors import ConfigError, MissingInputError
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
 
-
 # How users call the types that msgspec names.
-TYPES = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "text",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "a section",
-    "null": "nothing",
-}
+TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false",
+         "array": "a list", "object": "a section", "null": "nothing"}  # fmt: skip
 
 
 PATHS = (("data", "train"), ("data", "test"), ("run", "out"), ("run", "resume"))
@@ -58,6 +50,7 @@ class Run(Section, frozen=True, kw_only=True):
             checkpoint in this run's own folder, if there is one.
         stop_after_iterations: stop at a checkpoint when the clock has come so far; 0: never.
         max_time_s: stop at a checkpoint after so many seconds; 0: never.
+        debug: whether the ranks' logs tell of all that they do, not of warnings alone (--debug).
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[\w.+-]*$")] = ""
@@ -70,6 +63,7 @@ class Run(Section, frozen=True, kw_only=True):
     resume: str = ""
     stop_after_iterations: CountOrNone = 0
     max_time_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    debug: bool = False
 
 
 class Data(Section, frozen=True, kw_only=True):
@@ -137,11 +131,17 @@ class Checkpoint(Section, frozen=True, kw_only=True):
 
     Attributes:
         every_s: seconds between two checkpoints, which are taken between tasks of the plan; 0:
-            only when the run is told to stop. More often: less is lost, and more time is spent.
+            only when the run is told to stop; "auto": as they cost. More often: less is lost, and
+            more time is spent.
+        every_iterations: clocks of the tables between two checkpoints; 0: none for that reason.
+        mtbf_s: for "auto": after how many seconds, in the mean, something ends such a job; 0: once
+            a day, and once a year for each host.
         keep: how many of them are kept.
     """
 
-    every_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    every_s: Annotated[float, msgspec.Meta(ge=0)] | Literal["auto"] = 0.0
+    every_iterations: CountOrNone = 0
+    mtbf_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     keep: Count = 2
 
 

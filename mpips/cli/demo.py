@@ -49,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
         max_time=None,
         set=[*SETTINGS, *arguments.set],
         dry_run=False,
+        # Who shall be killed is found by what the logs tell.
+        debug=bool(arguments.debug or arguments.kill),
     )
 
     def killer(config: Config) -> Killer:

@@ -156,7 +156,8 @@ def checkpoint_facts(path: Path, verbose: bool) -> Facts:
     manifest = checkpoint.manifest
     facts: Facts = {
         "kind": "checkpoint, all parts are good",
-        "tasks": manifest.number,
+        "number": manifest.number,
+        "tasks": manifest.tasks,
         "bytes": checkpoint.bytes,
         "parts": len(manifest.parts),
         "tables": {

@@ -99,7 +99,8 @@ def overview() -> str:
         "",
         "mpips COMMAND --help, or mpips help COMMAND, shows a command's options;",
         "--version the version;",
-        "--debug, with any command, the place in the code where an error was raised.",
+        "--debug, with any command, the place in the code where an error was raised; logs",
+        "of ranks then have all that these do, not warnings alone.",
         "",
         EXIT_CODES,
     ])
@@ -117,7 +118,7 @@ def parser_for(name: str) -> tuple[argparse.ArgumentParser, object]:
     )
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true",
-                        help="show where in the code an error was raised")
+                        help="show where in the code an error was raised; log all")
     return parser, module
 
 

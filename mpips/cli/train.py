@@ -22,6 +22,13 @@ from mpips.node.run import refuse_no_workers
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add_job_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help=
+        "print mpirun's command line, and every key of the config")  # fmt: skip
+
+
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say what a job is."""
     add = parser.add_argument
     add("input", metavar="CONFIG.toml|DATA.h5", type=Path, help="a config, or data")
     add("--test", metavar="DATA.h5", type=Path, help="measure the model on this file at the end")
@@ -37,8 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-time", metavar="SECONDS", type=float,
         help="stop at a checkpoint after so long, with exit code 75 (run.max_time_s)")
     add("--set", metavar="A.B=V", action="append", default=[], help="set any key of the config")
-    add("--dry-run", action="store_true", help=
-        "print mpirun's command line, and every key of the config")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -106,6 +111,8 @@ def find_source(arguments: argparse.Namespace) -> Source:
     ):
         if value is not None:
             settings.append(assign(key, str(value) if isinstance(value, Path) else value))
+    if arguments.debug:
+        settings.append(assign("run.debug", True))
     if not path.exists():
         raise MissingInputError(f"{path} does not exist", f"looked in {Path.cwd()}", nearest(path))
     return read(path if is_config else None, settings + arguments.set)
@@ -170,6 +177,8 @@ def command_line(arguments: argparse.Namespace, config: Config) -> list[str]:
         words += [f"--{name}", str(value)] if value is not None else []
     for setting in arguments.set:
         words += ["--set", setting]
+    # By the key, since --debug would have each rank show where errors were raised.
+    words += ["--set", assign("run.debug", True)] if arguments.debug else []
     return words
 
 

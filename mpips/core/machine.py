@@ -46,8 +46,6 @@ class End(msgspec.Struct, frozen=True, array_like=True):
 class Prepare(msgspec.Struct, frozen=True, array_like=True):
     """Effect: make room for a checkpoint, and tell the machine where."""
 
-    number: int
-
 
 class Keep(msgspec.Struct, frozen=True, array_like=True):
     """Effect: a checkpoint is whole once what is in here, a `saving.Resume`, is on disk too."""

@@ -45,19 +45,30 @@ def first_view(
     tables: Sequence[Table],
     logical_workers: int,
     replicas: int,
+    dropped: Collection[int] = (),
 ) -> View:
-    """Return the view that a job begins with: all copies are in sync, since all is empty."""
+    """Return the view that a job begins with: all copies are in sync, since all is empty.
+
+    Args:
+        epoch: of the view.
+        members: of the job.
+        tables: as they are cut.
+        logical_workers: how many there are.
+        replicas: copies wanted of each segment, beside its owner's.
+        dropped: the logical workers that were left out before the checkpoint of a resumed job.
+    """
     members = sorted(members, key=lambda member: member.node)
     servers = [member.node for member in members if member.role == "server"]
     workers = [member.node for member in members if member.role == "worker"]
     hosts = _hosts(members)
+    actors = [workers[i * len(workers) // logical_workers] for i in range(logical_workers)]
     owners = tuple(place(i, table.segments, servers) for i, table in enumerate(tables))
     empty = tuple(np.full((len(part), replicas), NOBODY, np.int32) for part in owners)
     return View(
         epoch=epoch,
         members=tuple(members),
         owners=owners,
-        actors=tuple(workers[i * len(workers) // logical_workers] for i in range(logical_workers)),
+        actors=tuple(NOBODY if i in dropped else actor for i, actor in enumerate(actors)),
         copies=tuple(
             place_copies(i, part, empty[i], hosts, replicas) for i, part in enumerate(owners)
         ),

@@ -8,11 +8,29 @@ of one moment (DESIGN, section 9). A death on the way calls it off.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from mpips.wire.messages import Takeover
+
+# When the first checkpoint is taken whose interval is computed, and how short that may be.
+FIRST_S: Final = 60.0
+LEAST_S: Final = 10.0
+DAY_S: Final = 86_400.0
+YEAR_S: Final = 365 * DAY_S
+
+
+def mean_time_between_failures(hosts: int) -> float:
+    """Return how long a job on so many hosts runs before something ends it, in seconds.
+
+    Each host is taken to fail once a year, and the whole once a day for other reasons: people,
+    limits of time, file systems. These are round figures, not measured ones.
+
+    >>> round(mean_time_between_failures(1)), round(mean_time_between_failures(1000))
+    (86164, 23102)
+    """
+    return 1.0 / (1.0 / DAY_S + hosts / YEAR_S)
 
 
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +41,7 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
         tasks: how many tasks of the plan were finished.
         results: what the plan was sent for each of these tasks.
         takeovers: by logical worker: numbers, clocks and calls.
+        dropped: the logical workers that were left out, and stay so.
         skipped: newer checkpoints that are broken, and why.
     """
 
@@ -30,6 +49,7 @@ class Resume(msgspec.Struct, frozen=True, kw_only=True):
     tasks: int
     results: list[Any]
     takeovers: dict[int, Takeover]
+    dropped: list[int] = []
     skipped: list[str] = []
 
 
@@ -38,12 +58,17 @@ class When:
     """When checkpoints are taken, and the job stops at one.
 
     Attributes:
-        every_s: seconds between two of them; infinite: only before a stop.
+        every_s: seconds between two of them; infinite: time asks for none; None: as they cost (see
+            `Saver.interval_s`).
+        every_iterations: so many clocks of the tables between two of them; 0: they ask for none.
+        mtbf_s: the mean time between the failures that end a job, in seconds; 0: as its hosts are.
         stop_after_iterations: the clock of the tables at which the job stops; 0: never.
         stop_after_s: the seconds after which it does.
     """
 
-    every_s: float = math.inf
+    every_s: float | None = math.inf
+    every_iterations: int = 0
+    mtbf_s: float = 0.0
     stop_after_iterations: int = 0
     stop_after_s: float = math.inf
 
@@ -73,21 +98,40 @@ class Saver:
         self.saving: Saving | None = None
         self.pause_s = 0.0
         self.saved = 0
-        self._when = when
+        self._when, self._hosts = when, 1
         self._began = self._last = math.nan
+        # Clocks of the tables: at the last checkpoint, and now.
+        self._last_iterations = self._iterations = 0
 
-    def begin(self, now: float) -> None:
-        """Note when the job has begun."""
+    def begin(self, now: float, iterations: int = 0, hosts: int = 1) -> None:
+        """Note when the job has begun, at which clock, and on how many hosts."""
         self._began = self._last = now
+        self._last_iterations, self._hosts = iterations, hosts
+
+    @property
+    def interval_s(self) -> float:
+        """Return the seconds from one checkpoint to the next, infinite if time asks for none.
+
+        What is computed from the cost C of the last one and the mean time M between failures is
+        Young's sqrt(2 C M), which makes the least of the time that goes to checkpoints and of what
+        has to be done again (J. W. Young, 1974). The first one is taken early, to learn the cost.
+        """
+        if self._when.every_s is not None:
+            return self._when.every_s
+        if not self.saved:
+            return FIRST_S
+        mtbf_s = self._when.mtbf_s or mean_time_between_failures(self._hosts)
+        return max(LEAST_S, math.sqrt(2.0 * self.pause_s * mtbf_s))
 
     def is_due(self, now: float, iterations: int) -> bool:
         """Return whether a checkpoint has to be taken before the next task."""
-        when = self._when
+        when, self._iterations = self._when, iterations
         if when.stop_after_iterations and iterations >= when.stop_after_iterations:
             self.stop = self.stop or f"after {iterations} iterations"
         if now - self._began >= when.stop_after_s:
             self.stop = self.stop or f"after {now - self._began:.0f} s"
-        return bool(self.stop) or now - self._last >= when.every_s
+        is_far = 0 < when.every_iterations <= iterations - self._last_iterations
+        return bool(self.stop) or is_far or now - self._last >= self.interval_s
 
     def start(self, now: float, number: int, folder: str, nodes: Iterable[int]) -> None:
         """Begin a checkpoint, of which these nodes write parts."""
@@ -107,6 +151,7 @@ class Saver:
         assert self.saving is not None
         done, self.saving = self.saving, None
         self.pause_s, self._last = now - done.began, now
+        self._last_iterations = self._iterations
         self.saved += 1
         return done
 

@@ -221,15 +221,12 @@ class SchedulerMachine(Machine):
             return self.fail(now, error)
         self._plan = Planning(plan)
         members = first_members(self.node, self._host, self._hellos)
-        view = self._views.begin(members, tables, self._logical_workers)
+        resume, workers = self._resume, self._logical_workers
+        view = self._views.begin(members, tables, workers, resume.dropped if resume else ())
         self.state, self._deadline = "starting", now + FORMING_S_MAX
         self.tell(now, "view", f"all are here; epoch {view.epoch}")
-        start = Start(
-            epoch=view.epoch,
-            view=view,
-            facts=facts,
-            checkpoint=self._resume.path if self._resume else "",
-        )
+        checkpoint = resume.path if resume else ""
+        start = Start(epoch=view.epoch, view=view, facts=facts, checkpoint=checkpoint)
         return [Send(node, start) for node in sorted(self._expected)]
 
     def _all(self, nodes: set[int] | dict[int, Any]) -> bool:
@@ -242,11 +239,12 @@ class SchedulerMachine(Machine):
         assert self.view is not None
         pulses = {node: hello.has_pulse for node, hello in self._hellos.items()}
         self._watch.begin(now, self.view.members, {self.node: True, **pulses})
-        self._saver.begin(now)
         self.state, self.is_begun = "running", True
         assert self._plan is not None
         if (resume := self._resume) is not None:
             self._calling.restore(resume.tasks, resume.takeovers, resume.path)
+        hosts = len({member.host for member in self.view.members})
+        self._saver.begin(now, self._calling.iterations, hosts)
         return self._follow(now, self._plan.begin(resume.results if resume else ()))
 
     def _advance(self, now: float, results: list[Any]) -> list[Effect]:
@@ -273,7 +271,7 @@ class SchedulerMachine(Machine):
         is_due, done = self._saver.is_due(now, self._calling.iterations), len(self._plan.results)
         is_new = done > (self._resume.tasks if self._resume else 0)
         if is_due and is_new and self._calling.is_settled(self.view):
-            return [*effects, Prepare(done)]
+            return [*effects, Prepare()]
         # Where nothing has happened since the last checkpoint, that one will do.
         if self._saver.stop and not is_new:
             return effects + self._stop(now, STOPPED_AT_CHECKPOINT)
@@ -305,7 +303,9 @@ class SchedulerMachine(Machine):
     def _resume_point(self, path: str) -> Resume:
         assert self._plan is not None
         results, takeovers = list(self._plan.results), self._calling.takeovers
-        return Resume(path=path, tasks=len(results), results=results, takeovers=takeovers)
+        dropped = self._views.dropped
+        return Resume(path=path, tasks=len(results), results=results, takeovers=takeovers,
+                      dropped=dropped)  # fmt: skip
 
     def save_in(self, now: float, folder: str) -> list[Effect]:
         """Have all servers and workers write their parts of a checkpoint to a folder."""

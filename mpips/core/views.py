@@ -52,11 +52,23 @@ class Views:
         """Return the number of the view, as people count them."""
         return self.view.epoch // EPOCH if self.view else 0
 
-    def begin(self, members: Sequence[Member], tables: Sequence[Table], workers: int) -> View:
-        """Make the first view, for so many logical workers."""
+    @property
+    def dropped(self) -> list[int]:
+        """Return the logical workers that nobody acts for any more."""
+        actors = self.view.actors if self.view else ()
+        return [worker for worker, node in enumerate(actors) if node == NOBODY]
+
+    def begin(
+        self,
+        members: Sequence[Member],
+        tables: Sequence[Table],
+        workers: int,
+        dropped: Collection[int] = (),
+    ) -> View:
+        """Make the first view, for so many logical workers, some of which are left out."""
         self.tables = tables
         epoch = make_epoch(1, self._node)
-        self.view = first_view(epoch, members, tables, workers, self._replicas)
+        self.view = first_view(epoch, members, tables, workers, self._replicas, dropped)
         return self.view
 
     def fail_over(self, now: float, dead: Collection[int]) -> Change:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from mpips.errors import FileError, MpipsError, OutputError
+from mpips.files.steps import reach
 
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -37,10 +38,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
     _create(temporary, final)
     try:
         with writing(path):
+            reach("opened")
             yield temporary
+            reach("filled")
             _flush(temporary)
+            reach("flushed")
             os.replace(temporary, final)
+            reach("renamed")
             _flush(final.parent)
+            reach("settled")
     finally:
         temporary.unlink(missing_ok=True)
 

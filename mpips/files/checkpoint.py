@@ -1,8 +1,9 @@
 """Keep checkpoints in a run folder: begin, finish, find the newest good one, remove old ones.
 
-`RUN/checkpoints/000012/` is the checkpoint after 12 tasks of the plan. Many processes write its
-parts (`parts`); the manifest, written last, says what they have to be. Without it, or when a part
-is not what it says, the checkpoint does not count.
+`RUN/checkpoints/000012/` is the twelfth checkpoint that was begun in this run folder: the newest is
+the one with the highest number, also where the run has gone on from an older one. Many processes
+write its parts (`parts`); the manifest, written last, says what they have to be. Without it, or
+when a part is not what it says, the checkpoint does not count.
 """
 
 import os
@@ -19,23 +20,20 @@ from mpips.errors import DataError, MpipsError, OutputError
 from mpips.files.guard import REMEDY, check_file
 from mpips.files.manifest import MANIFEST, Manifest, read_manifest, save_manifest, table_fact
 from mpips.files.parts import PartFact, PartFile, Segment, write_trees
+from mpips.files.steps import reach
 from mpips.files.view import write_view
 from mpips.wire.types import Table
 
 RESULTS = "results.h5"
 
-# The number of tasks, and which try it is if there was one of the same number before.
-FOLDER_NAME = re.compile(r"(\d{6,12})(?:-(\d{1,6}))?")
+FOLDER_NAME = re.compile(r"\d{6,12}")
 
 
-def new_checkpoint(run_folder: Path, number: int) -> Path:
-    """Make a new empty folder for a checkpoint, the user's alone, and return it.
-
-    A checkpoint of the same number that is there already stays as it is.
+def new_checkpoint(run_folder: Path) -> Path:
+    """Make a new empty folder for a checkpoint, the user's alone, with the next number.
 
     Args:
         run_folder: of the run, which exists.
-        number: how many tasks of the plan are done.
 
     Raises:
         OutputError: it cannot be made.
@@ -43,10 +41,10 @@ def new_checkpoint(run_folder: Path, number: int) -> Path:
     parent = run_folder / "checkpoints"
     try:
         parent.mkdir(mode=0o700, exist_ok=True)
-        taken = [key[1] for key, _ in _folders(run_folder) if key[0] == number]
-        suffix = f"-{max(taken) + 1}" if taken else ""
-        folder = parent / f"{number:06}{suffix}"
+        number = max((int(path.name) for path in _folders(run_folder)), default=0) + 1
+        folder = parent / f"{number:06}"
         folder.mkdir(mode=0o700)
+        reach("made")
         # Have the disk know the names of both folders.
         for above in (run_folder, parent):
             descriptor = os.open(above, os.O_RDONLY)
@@ -88,12 +86,17 @@ def write_results(folder: Path, results: Any) -> PartFact:
 
 
 def write_manifest(
-    folder: Path, tables: Iterable[Table], parts: list[PartFact], facts: dict[str, Any]
+    folder: Path,
+    tasks: int,
+    tables: Iterable[Table],
+    parts: list[PartFact],
+    facts: dict[str, Any],
 ) -> None:
     """Finish a checkpoint: write `model.h5`, for looking, and then the manifest.
 
     Args:
         folder: of the checkpoint, with all parts written.
+        tasks: how many tasks of the plan are done.
         tables: of the job.
         parts: what the writers of the parts returned.
         facts: what else to note, as JSON can hold it; it comes back as `Checkpoint.facts`.
@@ -102,9 +105,9 @@ def write_manifest(
         DataError: the parts do not hold each segment once.
         OutputError, FileError: it cannot be written, or the disk is full.
     """
-    number, _ = _folder_key(folder.name)
     described = {table.name: table_fact(table) for table in tables}
-    manifest = Manifest(number=number, tables=described, parts=parts, facts=facts)
+    number = int(folder.name)
+    manifest = Manifest(number=number, tasks=tasks, tables=described, parts=parts, facts=facts)
     write_view(folder, {name: fact["kind"] for name, fact in described.items()}, parts)
     save_manifest(folder, manifest)
 
@@ -239,7 +242,7 @@ def find_checkpoint(run_folder: Path) -> tuple[Checkpoint | None, list[tuple[Pat
         The checkpoint, all of it checked; and the path of and the reason for each one skipped.
     """
     skipped: list[tuple[Path, str]] = []
-    for _, folder in reversed(_folders(run_folder)):
+    for folder in reversed(_folders(run_folder)):
         try:
             return load_checkpoint(folder), skipped
         except MpipsError as error:
@@ -262,18 +265,21 @@ def prune(run_folder: Path, keep: int, written: Path) -> list[Path]:
     """
     kept = {written.name}
     removed = []
-    for _, folder in reversed(_folders(run_folder)):
+    for folder in reversed(_folders(run_folder)):
         if folder.name in kept:
             continue
         if len(kept) < keep and _is_good(folder):
             kept.add(folder.name)
             continue
         # Without its manifest, a half removed one counts no more.
+        reach("pruning")
         try:
             (folder / MANIFEST).unlink(missing_ok=True)
         except OSError:
             continue
+        reach("unmarked")
         shutil.rmtree(folder, ignore_errors=True)
+        reach("removed")
         removed.append(folder)
     return removed
 
@@ -287,18 +293,12 @@ def _is_good(folder: Path) -> bool:
     return True
 
 
-def _folders(run_folder: Path) -> list[tuple[tuple[int, int], Path]]:
+def _folders(run_folder: Path) -> list[Path]:
     """Return the folders of a run's checkpoints, finished or not, the newest last."""
     try:
         with os.scandir(run_folder / "checkpoints") as found:
             names = [entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return []
-    paths = [run_folder / "checkpoints" / name for name in names if FOLDER_NAME.fullmatch(name)]
-    return sorted((_folder_key(path.name), path) for path in paths)
-
-
-def _folder_key(name: str) -> tuple[int, int]:
-    """Return number and try of the checkpoint in a folder; (0, 1) if the name is another."""
-    found = FOLDER_NAME.fullmatch(name)
-    return (int(found[1]), int(found[2] or 1)) if found else (0, 1)
+    numbered = sorted((int(name), name) for name in names if FOLDER_NAME.fullmatch(name))
+    return [run_folder / "checkpoints" / name for _, name in numbered]

@@ -19,7 +19,7 @@ from mpips.files.layout import now
 from mpips.files.parts import PartFact
 from mpips.wire.types import Table
 
-CHECKPOINT_FORMAT: Final = "mpips-checkpoint/1"
+CHECKPOINT_FORMAT: Final = "mpips-checkpoint/2"
 MANIFEST: Final = "manifest.json"
 MANIFEST_BYTES_MAX: Final = 1 << 28
 PART_NAME: Final = re.compile(r"(server|worker)-\d{1,10}\.h5|results\.h5")
@@ -40,7 +40,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What is in a checkpoint.
 
     Attributes:
-        number: how many tasks of the plan were done.
+        number: its running number in its run folder: the newest has the highest.
+        tasks: how many tasks of the plan were done.
         created: when, in UTC; `version`: by which mpips.
         tables: by name.
         parts: its files.
@@ -48,6 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     number: int
+    tasks: int
     tables: dict[str, TableFact]
     parts: list[PartFact]
     facts: dict[str, Any]

@@ -11,6 +11,7 @@ in it, with a checksum of each item, and the manifest has the checksum of the in
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, Self, TypedDict
@@ -26,11 +27,12 @@ from mpips.errors import DataError
 from mpips.files.atomic import replacing
 from mpips.files.guard import REMEDY, checksum, open_guarded, read_plain
 from mpips.files.layout import Attribute, write_attributes
-from mpips.files.sink import Sink, new_hdf5
+from mpips.files.sink import Sink, new_hdf5, write_plain
+from mpips.files.steps import reach
 from mpips.files.tree import decode_tree, encode_tree
 from mpips.wire.types import KeyArray, ValueArray
 
-PART_FORMAT = "mpips-checkpoint-part/1"
+PART_FORMAT = "mpips-checkpoint-part/2"
 
 Marks = npt.NDArray[np.int64]
 
@@ -130,15 +132,22 @@ def write_segments(folder: Path, node: int, segments: Iterable[Segment]) -> Part
     marks: dict[str, tuple[list[Marks], list[Marks]]] = {}
 
     def fill(file: h5py.File, sink: Sink) -> Index:
+        # A checksum takes as long as a fast disk: one core computes it while another one writes.
+        with ThreadPoolExecutor(1) as beside:
+            return fill_beside(file, sink, beside)
+
+    def fill_beside(file: h5py.File, sink: Sink, beside: ThreadPoolExecutor) -> Index:
         index = Index()
         for segment in segments:
             table, number, (rows, columns) = segment.table, segment.segment, segment.rows.shape
-            file[item_name(table, "rows", number)] = segment.rows
+            computed = beside.submit(segment.checksum)
+            write_plain(file, sink, item_name(table, "rows", number), segment.rows)
             if segment.keys is not None:
-                file[item_name(table, "keys", number)] = segment.keys
+                write_plain(file, sink, item_name(table, "keys", number), segment.keys)
             sink.check()
+            reach("item")
             has_keys = segment.keys is not None
-            entry = SegmentEntry(table, number, segment.log, has_keys, segment.checksum())
+            entry = SegmentEntry(table, number, segment.log, has_keys, computed.result())
             index.segments.append(entry)
             none = HeldFact(columns=columns, dtype=segment.rows.dtype.str[1:], segments=[])
             held.setdefault(table, none)["segments"].append((number, rows))
@@ -177,8 +186,9 @@ def write_trees(path: Path, trees: Mapping[str, tuple[str, Any]]) -> PartFact:
             text, arrays = encode_tree(value, what)
             file[f"trees/{name}/text"] = np.frombuffer(text, np.uint8)
             for number, array in enumerate(arrays):
-                file[f"trees/{name}/arrays/{number}"] = array
+                write_plain(file, sink, f"trees/{name}/arrays/{number}", array)
             sink.check()
+            reach("item")
             index.trees.append(TreeEntry(name, len(arrays), checksum(text, *arrays)))
         return index
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, final
 
 import h5py
+import numpy as np
+import numpy.typing as npt
 
 from mpips.files.layout import LIBVER
 
@@ -44,15 +46,23 @@ class Sink(io.RawIOBase):
 
     def write(self, data: Any, /) -> int:
         """Write all bytes, or none any more after an error; return how many they are."""
+        size = self.write_at(self._at, data)
+        self._at += size
+        self._size = max(self._size, self._at)
+        return size
+
+    def write_at(self, offset: int, data: Any) -> int:
+        """Write all bytes to a place; what HDF5 takes for the end of the file stays.
+
+        After an error nothing is written any more. Return how many bytes they are.
+        """
         view = memoryview(data).cast("B")
         done = 0
         try:
             while self.error is None and done < len(view):
-                done += os.pwrite(self._descriptor, view[done:], self._at + done)
+                done += os.pwrite(self._descriptor, view[done:], offset + done)
         except OSError as error:
             self.error = error
-        self._at += len(view)
-        self._size = max(self._size, self._at)
         return len(view)
 
     def readinto(self, buffer: Any, /) -> int:
@@ -88,6 +98,31 @@ class Sink(io.RawIOBase):
         if not self.closed:
             os.close(self._descriptor)
         super().close()
+
+
+def write_plain(file: h5py.File, sink: Sink, name: str, array: npt.NDArray[Any]) -> None:
+    """Write an array as a data set in one piece, past HDF5.
+
+    HDF5 gives the place; through it the bytes would be copied twice more, which takes longer than
+    the writing.
+
+    Args:
+        file: as `new_hdf5` has given it.
+        sink: the same.
+        name: of the data set; groups in it are made.
+        array: C-contiguous, of numbers.
+    """
+    if not array.size:
+        file[name] = array
+        return
+    plan, links = h5py.h5p.create(h5py.h5p.DATASET_CREATE), h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    links.set_create_intermediate_group(True)
+    kind = h5py.h5t.py_create(array.dtype, logical=True)
+    space = h5py.h5s.create_simple(array.shape)
+    made = h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=plan, lcpl=links)
+    sink.write_at(made.get_offset(), array.reshape(-1).view(np.uint8).data)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -33,6 +33,22 @@ class Job:
     def logical_workers(self) -> int:
         """Return the number of logical workers."""
         return self.config.logical_workers
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an app's workers take, as far as it can tell before they run; see `App.needs`.
+
+    Attributes:
+        worker_bytes: of memory for each logical worker, beside what the library takes.
+        state_bytes: of what `App.keep` returns, for each logical worker.
+        push_keys: by table, the most keys that one push names; a table that is not here is pushed
+            whole.
+    """
+
+    worker_bytes: int = 0
+    state_bytes: int = 0
+    push_keys: Mapping[str, int] = field(default_factory=dict)
 
 
 class NoSettings(Section, frozen=True, kw_only=True):
@@ -126,6 +142,13 @@ class App(ABC):
             state: what `keep` has returned.
         """
         await self.recover(worker, calls)
+
+    def needs(self, rows: int, nonzeros: int) -> Needs:
+        """Return what a logical worker takes that has so many rows and nonzeros, for `mpips check`.
+
+        An app need not have this; the estimate is then of what servers take alone.
+        """
+        return Needs()
 
     def progress(self, totals: dict[str, float]) -> dict[str, Any]:
         """Return what the user shall see of the workers' progress, given the sums of its facts."""

@@ -59,6 +59,24 @@ def put_aside(path: Path) -> None:
     path.rename(other)
 
 
+def check_folder(path: Path, is_resumed: bool = False) -> None:
+    """Refuse a run folder that is another run's, or holds what no run has written.
+
+    Args:
+        path: the folder, which need not be there.
+        is_resumed: whether the run in it goes on.
+
+    Raises:
+        OutputError: so.
+    """
+    remedy = "Give another folder with --out, or remove that one."
+    if (path / RESULT).exists() and not is_resumed:
+        raise OutputError(f"{path} holds the result of another run", "", remedy)
+    # With --out . a job would write over the very config that it was started with.
+    if (path / CONFIG).exists() and not (path / METRICS).exists():
+        raise OutputError(f"{path} holds a {CONFIG} that no run has written", "", remedy)
+
+
 def make_folder(path: Path, is_resumed: bool = False) -> None:
     """Make a run folder, or take one that an unfinished run has left.
 
@@ -69,15 +87,10 @@ def make_folder(path: Path, is_resumed: bool = False) -> None:
     Raises:
         OutputError: the folder cannot be made, or holds another run's result or other things.
     """
-    remedy = "Give another folder with --out, or remove that one."
     try:
-        if (path / RESULT).exists() and is_resumed:
-            put_aside(path / RESULT)
+        check_folder(path, is_resumed)
         if (path / RESULT).exists():
-            raise OutputError(f"{path} holds the result of another run", "", remedy)
-        # With --out . a job would write over the very config that it was started with.
-        if (path / CONFIG).exists() and not (path / METRICS).exists():
-            raise OutputError(f"{path} holds a {CONFIG} that no run has written", "", remedy)
+            put_aside(path / RESULT)
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         (path / "log").mkdir(exist_ok=True)
     except OSError as error:

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import traceback
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,12 +23,13 @@ import numpy as np
 from mpips import __version__
 from mpips.config import Config
 from mpips.errors import LaunchError, MpipsError, OutputError
+from mpips.files import steps
 from mpips.node import kernels, mpirun, points, surroundings
 from mpips.node.app import App, check_model
 from mpips.node.console import Console, show_count
 from mpips.node.folder import RunFolder, choose_folder
 from mpips.node.local import MEMBERS
-from mpips.node.log import open_log
+from mpips.node.log import introduce, open_log
 from mpips.node.loop import Node, run_loop
 from mpips.node.member import Member
 from mpips.node.pulse import Pulse, shared_path
@@ -58,6 +60,8 @@ def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
         kernels.await_kernels(_local_rank(mpi) == 0, _say)
         if text := os.environ.get(points.VARIABLE):
             node.reach = points.die_at(text, node.transport.node)
+            if node.reach is not None:
+                steps.watch(partial(node.reach, points.AT))
         node = run_loop(node, _backoff(mpi))
         code, error = node.exit_code or 0, None
         # The others believe that this rank is dead: let it be true.
@@ -143,8 +147,8 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
         lost.carry_out(lost.machine.fail(time.monotonic(), error))
         return lost
     console.say(_first_lines(mpi, config, name, folder))
-    open_log(folder.path, transport.node)
-    log.info("scheduler 0 on %s, process %d", socket.gethostname(), os.getpid())
+    open_log(folder.path, transport.node, config.run.debug)
+    introduce(f"scheduler 0 on {socket.gethostname()}", os.getpid())
     node = SchedulerNode(transport, time.monotonic, kind, config, roles, folder, console, resume)
     signal.signal(signal.SIGUSR1, lambda *_: node.machine.stop_soon("SIGUSR1"))
     node.pulse = _start_pulse(token, transport.node, len(roles))

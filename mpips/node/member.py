@@ -18,7 +18,7 @@ from mpips.node import surroundings
 from mpips.node.app import App, Job
 from mpips.node.calls import Calls
 from mpips.node.failure import explain_failure
-from mpips.node.log import open_log
+from mpips.node.log import introduce, open_log
 from mpips.node.loop import Node
 from mpips.transport.base import Transport
 from mpips.wire.messages import (
@@ -261,8 +261,9 @@ class Member(Node):
         self._is_greeted = True
         self._know_view(view)
         if "folder" in facts and surroundings.under_mpi():
-            open_log(Path(facts["folder"]), self.transport.node)
-        log.info("%s, process %d, view %d", self.name(), os.getpid(), view.epoch)
+            open_log(Path(facts["folder"]), self.transport.node, self.config.run.debug)
+        introduce(self.name(), os.getpid())
+        log.info("view %d", view.epoch)
         self.job = Job(self.config, facts)
         # The segments are those that the job began with, however many servers there are now.
         tables = self.kind(self.job).tables()

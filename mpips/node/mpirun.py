@@ -35,8 +35,8 @@ SECONDS_TO_END = 10.0
 
 Watch = Callable[["subprocess.Popen[bytes]"], None]
 
-# What mpirun ends with where not even the loopback interface is up.
-NO_NETWORK = 213
+# What mpirun ends with where it can start nothing, as where not even the loopback interface is up.
+NO_START = 213
 
 # Hydra starts their ranks. It ends with the number of the signal that killed a rank.
 HYDRA = ("MPICH", "Intel MPI")
@@ -246,7 +246,9 @@ def flags(launcher: Launcher, ranks: int | None, hosts: Sequence[str], attempt: 
     if launcher.can_recover:
         chosen += ["--with-ft", "ulfm"]
     crowded = ranks is not None and local and ranks > cores()
-    chosen += ["--bind-to", "none" if crowded else "core"]
+    # A host of an allocation may have fewer cores than Slurm gives it tasks: hyper-threads.
+    binding = "core" if local else "core:overload-allowed"
+    chosen += ["--bind-to", "none" if crowded else binding]
 
     # Let Slurm keep mpirun's daemons when a node is lost. After a loss the old step still holds
     # the processors, so that a restart has to share them.
@@ -318,9 +320,10 @@ def run(prepared: Start, watch: Watch | None = None, folder: Path | None = None)
                 signal.signal(number, handler)
             if child.poll() is None:
                 end(child)
-    if code == NO_NETWORK:
-        raise LaunchError("mpirun found no network interface", "exit code 213",
-                          "ip link set lo up")
+    if code == NO_START:
+        raise LaunchError("mpirun could not start the ranks",
+                          "exit code 213; what it has said above tells why",
+                          "If it found no network interface: ip link set lo up")
     return explain_code(code, passed[0] if passed else 0)
 
 

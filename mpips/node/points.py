@@ -1,7 +1,8 @@
 """Named points of the protocol at which a rank can be made to die: for tests of recovery.
 
 A point is "take NAME" and "taken NAME", before and after a message of that name is taken, or
-"send NAME" and "sent NAME", before and after one is handed to the transport.
+"send NAME" and "sent NAME", before and after one is handed to the transport. "at STEP" is a step
+of writing a checkpoint (see `mpips.files.steps`).
 """
 
 import os
@@ -10,38 +11,47 @@ from collections.abc import Callable
 from typing import Final
 
 from mpips.errors import ConfigError
+from mpips.files.steps import STEPS
 from mpips.wire.messages import MESSAGES, Message
 
 VARIABLE: Final = "MPIPS_DIE_AT"
 ACTIONS: Final = ("take", "taken", "send", "sent")
+AT: Final = "at"
 NAMES: Final = tuple(kind.__name__ for kind in MESSAGES)
 
-Reach = Callable[[str, Message], None]
-"""Called at each point: the action and the message."""
+Reach = Callable[[str, Message | str], None]
+"""Called at each point: the action, and the message, or the name of the step."""
 
 
 def die_at(text: str, node: int) -> Reach | None:
     """Return what has this process killed at the point that a text names; None for other nodes.
 
     Args:
-        text: node, action, message and how many of them are let pass: `"4 sent Replicate 10"`.
+        text: node, action, message or step, and how many of them are let pass: `"4 sent Replicate
+            10"`, `"0 at flushed 2"`.
         node: this node.
 
     Raises:
         ConfigError: the text names no point.
     """
     words = text.split()
-    is_point = len(words) == 4 and words[1] in ACTIONS and words[2] in NAMES
+    is_point = len(words) == 4 and (
+        (words[1] in ACTIONS and words[2] in NAMES) or (words[1] == AT and words[2] in STEPS)
+    )
     if not is_point or not (words[0] + words[3]).isdigit():
-        remedy = f"It reads NODE {'|'.join(ACTIONS)} MESSAGE COUNT, as in 4 sent Replicate 10."
+        remedy = (
+            f"It reads NODE {'|'.join(ACTIONS)} MESSAGE COUNT, as in 4 sent Replicate 10, or NODE"
+            f" {AT} {'|'.join(STEPS)} COUNT."
+        )
         raise ConfigError(f"{VARIABLE}={text} names no point", "", remedy)
     if int(words[0]) != node:
         return None
     left = int(words[3])
 
-    def reach(action: str, message: Message) -> None:
+    def reach(action: str, subject: Message | str) -> None:
         nonlocal left
-        if action != words[1] or type(message).__name__ != words[2]:
+        name = subject if isinstance(subject, str) else type(subject).__name__
+        if [action, name] != words[1:3]:
             return
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)

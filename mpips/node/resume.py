@@ -16,18 +16,21 @@ CHECKPOINTS = "checkpoints"
 
 def when_to_save(config: Config) -> When:
     """Return when checkpoints are taken."""
+    kept = config.checkpoint
     return When(
-        every_s=config.checkpoint.every_s or math.inf,
+        every_s=None if kept.every_s == AUTO else float(kept.every_s) or math.inf,
+        every_iterations=kept.every_iterations,
+        mtbf_s=kept.mtbf_s,
         stop_after_iterations=config.run.stop_after_iterations,
         stop_after_s=config.run.max_time_s or math.inf,
     )
 
 
-def make_room(folder: Path, number: int) -> Path:
-    """Return a new folder for a checkpoint of a run, before which `number` tasks were finished."""
+def make_room(folder: Path) -> Path:
+    """Return a new folder for a checkpoint of a run."""
     from mpips.files.checkpoint import new_checkpoint
 
-    return new_checkpoint(folder, number)
+    return new_checkpoint(folder)
 
 
 def keep_resume(
@@ -50,10 +53,11 @@ def keep_resume(
     from mpips.files.parts import PartFact
 
     takeovers = [[u, one.streams, one.calls] for u, one in resume.takeovers.items()]
-    part = write_results(folder, {"results": resume.results, "takeovers": takeovers})
+    kept = {"results": resume.results, "takeovers": takeovers, "dropped": resume.dropped}
+    part = write_results(folder, kept)
     facts = {"logical_workers": config.logical_workers, "config": to_toml(config)}
     facts_of_parts = cast(list[PartFact], [*parts, part])
-    write_manifest(folder, tables, facts_of_parts, facts)
+    write_manifest(folder, resume.tasks, tables, facts_of_parts, facts)
     prune(folder.parent.parent, config.checkpoint.keep, folder)
 
 
@@ -85,7 +89,8 @@ def find_resume(config: Config, folder: Path) -> Resume | None:
         skipped = [f"{where}: {why}" for where, why in broken]
     else:
         found = load_checkpoint(path)
-    if found is None and is_auto and not skipped:
+    # One that was being written when the run died is nothing that anybody could miss.
+    if found is None and is_auto and not has_checkpoint(path):
         return None
     # What is broken is not passed over for nothing at all without a word.
     if found is None:
@@ -102,9 +107,10 @@ def find_resume(config: Config, folder: Path) -> Resume | None:
     }
     return Resume(
         path=str(found.path),
-        tasks=found.manifest.number,
+        tasks=found.manifest.tasks,
         results=kept["results"],
         takeovers=takeovers,
+        dropped=[int(worker) for worker in kept["dropped"]],
         skipped=skipped,
     )
 

@@ -21,7 +21,8 @@ from mpips.node.roles import rank_count
 
 # What a launcher ends with that was told to end: by HUP, INT or TERM.
 INTERRUPTED = (129, 130, 143)
-KILLED = 137
+# From here on a signal has ended it, or its own processes have failed.
+SIGNALS = 128
 # The first pause before a job starts again, in seconds; each one is twice as long.
 RESTART_S = 1.0
 
@@ -105,24 +106,25 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
     folder = Path(config.run.out)
     make_folder(folder, config.run.resume == AUTO)
     kernels.compile_kernels(lambda text: print(f"mpips: {text}", flush=True))
-    code = _start(config, program, arguments, watch)
+    code = _start(config, program, arguments, watch, 1)
     result = read_result(folder)
     # Deaths that the job did not survive cost what was done since its last checkpoint.
     for attempt in range(config.recovery.restarts):
         lost = RanksLostError.exit_code
-        was_lost = code in (KILLED, lost) if result is None else result["exit_code"] == lost
+        was_lost = is_loss(code) if result is None else result["exit_code"] == lost
         if not was_lost or not has_checkpoint(folder):
             break
         print("mpips: deaths have ended the job; it starts again from its last checkpoint",
               file=sys.stderr, flush=True)  # fmt: skip
         time.sleep(RESTART_S * 2**attempt)
         make_folder(folder, is_resumed=True)
-        code = _start(config, program, [*arguments, "--set", assign("run.resume", AUTO)], watch)
+        words = [*arguments, "--set", assign("run.resume", AUTO)]
+        code = _start(config, program, words, watch, attempt + 2)
         result = read_result(folder)
     if result is None and code in INTERRUPTED:
         print(f"mpips: interrupted; logs in {folder / 'log'}", file=sys.stderr, flush=True)
         raise SystemExit(code)
-    if result is None and code in (KILLED, RanksLostError.exit_code):
+    if result is None and is_loss(code):
         where = f"The last words of each rank are in {folder / 'log'}."
         remedy = "Run again. dmesg shows whether the system killed it for memory."
         raise RanksLostError("a rank was lost: its process has died", where, remedy)
@@ -142,14 +144,27 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
     return folder
 
 
+def is_loss(code: int) -> bool:
+    """Return whether an mpirun that has left no result has ended because ranks or hosts were lost.
+
+    A signal has ended it or a rank, or it has lost its own processes on a host: then Open MPI's
+    ends with 0, or, where it finds the host gone at the start, with 250.
+
+    >>> [code for code in (0, 2, 70, 76, 130, 137, 139, 250) if is_loss(code)]
+    [0, 76, 137, 139, 250]
+    """
+    return code in (0, RanksLostError.exit_code) or (code > SIGNALS and code not in INTERRUPTED)
+
+
 def _start(config: Config, program: Sequence[str] | None, arguments: Sequence[str],
-           watch: mpirun.Watch | None) -> int:
-    """Run the ranks, and return what mpirun ends with."""
+           watch: mpirun.Watch | None, attempt: int) -> int:
+    """Run the ranks for the first time, or another one, and return what mpirun ends with."""
     ranks = rank_count(config)
     if program is None:
-        return mpirun.start(ranks, arguments, watch=watch)
-    marked = {surroundings.MARKER: "1"}
-    return mpirun.run(mpirun.prepare(ranks, [*program, *arguments], changes=marked), watch)
+        return mpirun.start(ranks, arguments, watch=watch, attempt=attempt)
+    marked = {surroundings.MARKER: str(attempt)}
+    words = [*program, *arguments]
+    return mpirun.run(mpirun.prepare(ranks, words, changes=marked, attempt=attempt), watch)
 
 
 def _run_here(kind: type[App], config: Config) -> dict[str, Any]:

@@ -80,8 +80,10 @@ class SchedulerNode(Node):
         self._resume = resume
         self._tables: list[Table] = []
         if resume is not None:
-            passed = {"passed over": "; ".join(resume.skipped)} if resume.skipped else {}
-            self._report("resume", {"from": resume.path, "tasks": resume.tasks, **passed})
+            told: dict[str, Any] = {"from": resume.path, "tasks": resume.tasks}
+            told |= {"passed over": "; ".join(resume.skipped)} if resume.skipped else {}
+            told |= {"left out": ", ".join(map(str, resume.dropped))} if resume.dropped else {}
+            self._report("resume", told)
         self.result: dict[str, Any] = {}
         self.is_told = False
         self._app: App | None = None
@@ -147,9 +149,9 @@ class SchedulerNode(Node):
         match effect:
             case Report(kind=kind, facts=facts):
                 self._report(kind, facts)
-            case Prepare(number=number):
+            case Prepare():
                 assert self._folder is not None
-                folder = make_room(self._folder.path, number)
+                folder = make_room(self._folder.path)
                 self.carry_out(self.machine.save_in(self.clock(), str(folder)))
             case Keep(folder=folder, parts=parts, resume=resume):
                 keep_resume(Path(folder), self._config, self._tables, resume, parts)

@@ -73,17 +73,26 @@ class Shard:
         """
         return self._data.read(self.begin, self.end, classes=self._classes)
 
-    def minibatches(self, rows: int) -> Iterator[Batch]:
+    def minibatches(
+        self, rows: int, begin: int = 0, end: int | None = None
+    ) -> Iterator[Batch]:
         """Yield the rows in order, so many at a time; memory holds `READ_ROWS` rows or one batch.
+
+        Args:
+            rows: of a minibatch; the last one may have fewer.
+            begin: the first minibatch, from 0.
+            end: the one after the last, if there are so many; None: all.
 
         Raises:
             DataError: a row is damaged or makes no sense.
         """
+        first = self.begin + begin * rows
+        last = self.end if end is None else min(self.end, self.begin + end * rows)
         stride = max(1, READ_ROWS // rows) * rows
-        for begin in range(self.begin, self.end, stride):
-            part = self._data.read(begin, min(begin + stride, self.end), classes=self._classes)
-            for low in range(0, len(part.labels), rows):
-                yield cut_batch(part, low, low + rows)
+        for low in range(first, last, stride):
+            part = self._data.read(low, min(low + stride, last), classes=self._classes)
+            for at in range(0, len(part.labels), rows):
+                yield cut_batch(part, at, at + rows)
 
 
 def cut_batch(part: "CsrRows", low: int, high: int) -> Batch:

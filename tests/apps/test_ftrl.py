@@ -41,7 +41,7 @@ def train(data: Path, *settings: str, folder: Path | None = None) -> dict[str, A
 
 
 def stream(
-    path: Path, rows: int, alpha: float, l1: float, ahead: int = 2
+    path: Path, rows: int, alpha: float, l1: float, ahead: int = 2, piece: int = 10**9
 ) -> tuple[np.ndarray, float]:
     """Return weights and mean progressive loss of one pass, written out without any server."""
     beta, l2 = 1.0, 0.25
@@ -63,10 +63,11 @@ def stream(
 
     loss, begins = 0.0, range(0, count, rows)
     waiting: list[np.ndarray] = []
-    for begin in begins:
-        # The pull of this minibatch was sent before the last one's push, unless only one is.
+    for number, begin in enumerate(begins):
+        # The pull of this minibatch was sent before the last one's push, unless only one is, or
+        # that was of the task before.
         x, y = dense[begin : begin + rows], part.labels[begin : begin + rows]
-        if waiting and ahead == 1:
+        if waiting and (ahead == 1 or number % piece == 0):
             learn(waiting.pop())
         w = weights()
         if waiting:

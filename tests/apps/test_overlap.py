@@ -134,8 +134,8 @@ def test_the_summary_has_the_share_of_all_workers_and_passes(
     times = iter([(1.0, 2.0), (0.0, 4.0), (2.0, 2.0), (0.0, 0.0)])
     whole_stream = FtrlLinear.stream
 
-    async def timed(self: FtrlLinear, worker: Any) -> dict[str, float]:
-        done = await whole_stream(self, worker)
+    async def timed(self: FtrlLinear, worker: Any, **piece: int) -> dict[str, float]:
+        done = await whole_stream(self, worker, **piece)
         hidden, whole = next(times)
         return {**done, "hidden_s": hidden, "pull_s": whole}
 

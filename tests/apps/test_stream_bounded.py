@@ -61,10 +61,12 @@ class Logged(StreamLinear):
     log: ClassVar[list[Ran]]
     worker: Worker | None = None
 
-    async def stream(self, worker: Worker, first: int = 0, last: int = 0) -> dict[str, float]:
+    async def stream(
+        self, worker: Worker, begin: int, end: int, first: int = 0, last: int = 0
+    ) -> dict[str, float]:
         """Note whose minibatches these are."""
         self.worker, self.task = worker, first - 1 if first else getattr(self, "task", 0)
-        done = await super().stream(worker, first, last)
+        done = await super().stream(worker, begin, end, first, last)
         self.worker = None
         return done
 
@@ -151,8 +153,8 @@ def test_worker_with_fewer_minibatches_blocks_nobody(
 def test_worker_that_does_not_say_that_it_has_no_more_is_waited_for(
     rng: np.random.Generator, tmp_path: Path
 ) -> None:
-    async def stream(app: StreamLinear, worker: Worker, first: int, last: int) -> dict[str, float]:
-        return await StreamLinear.stream(app, worker, first, 0)
+    async def stream(app: StreamLinear, worker: Worker, **task: int) -> dict[str, float]:
+        return await StreamLinear.stream(app, worker, **{**task, "last": 0})
 
     data = uneven(tmp_path / "a.h5", rng)
     with pytest.raises(ProtocolError, match="stands still, waiting for worker"):

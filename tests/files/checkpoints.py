@@ -58,13 +58,16 @@ def make_segments(seed: int, tables: Sequence[Table] = TABLES) -> list[Segment]:
 def make_checkpoint(
     run: Path, number: int, servers: int = 3, tables: Sequence[Table] = TABLES
 ) -> tuple[Path, list[Segment]]:
-    """Write a whole checkpoint with segments spread over servers; return its folder, and these."""
-    folder, segments = new_checkpoint(run, number), make_segments(number, tables)
+    """Write a whole checkpoint, after `number` tasks, with segments spread over servers.
+
+    Return its folder, and the segments.
+    """
+    folder, segments = new_checkpoint(run), make_segments(number, tables)
     parts = [write_segments(folder, n + 1, segments[n::servers]) for n in range(servers)]
     parts += [write_states(folder, 8, {0: STATES[0], 2: STATES[2]})]
     parts += [write_states(folder, 9, {1: STATES[1]}), write_results(folder, RESULTS)]
     # Facts come to the scheduler in messages.
-    write_manifest(folder, tables, json.loads(json.dumps(parts)), FACTS)
+    write_manifest(folder, number, tables, json.loads(json.dumps(parts)), FACTS)
     return folder, segments
 
 

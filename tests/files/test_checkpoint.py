@@ -61,7 +61,7 @@ def test_states_and_results_come_back(tmp_path: Path) -> None:
     assert checkpoint.workers == [0, 1, 2]
     assert all(same(checkpoint.state(worker), STATES[worker]) for worker in STATES)
     assert same(checkpoint.results(), RESULTS)
-    assert checkpoint.manifest.number == 12
+    assert checkpoint.manifest.tasks == 12
     # JSON turns numbers into texts where they are keys.
     assert checkpoint.manifest.facts == FACTS | {"positions": {"2": 7, "10": 8}}
     with pytest.raises(DataError, match="does not hold the state of logical worker 3"):
@@ -82,8 +82,8 @@ def test_a_store_goes_on_from_its_segments(kind: str, tmp_path: Path) -> None:
     old.update_keys(keys, rng.normal(size=(99, 1)))
     marks = np.zeros(2, np.int64)
     segments = (Segment("w", at, 0, marks, marks, *old.snapshot(at)) for at in range(4))
-    folder = new_checkpoint(tmp_path, 1)
-    write_manifest(folder, [table], [write_segments(folder, 1, segments)], {})
+    folder = new_checkpoint(tmp_path)
+    write_manifest(folder, 1, [table], [write_segments(folder, 1, segments)], {})
     for segment in load_checkpoint(folder, check=False).segments("w", range(4)):
         new.load(segment.segment, segment.keys, segment.rows)
     more = rng.normal(size=(99, 1))
@@ -118,21 +118,21 @@ def test_a_table_takes_the_number_of_segments_and_another_table_is_refused(tmp_p
 
 
 def test_parts_that_lack_a_segment_get_no_manifest(tmp_path: Path) -> None:
-    folder, segments = new_checkpoint(tmp_path, 1), make_segments(1)
+    folder, segments = new_checkpoint(tmp_path), make_segments(1)
     lacking = write_segments(folder, 1, segments[1:])
     with pytest.raises(DataError, match="segment 0 of the table w once"):
-        write_manifest(folder, TABLES, [lacking], {})
+        write_manifest(folder, 1, TABLES, [lacking], {})
     doubled = [write_segments(folder, 1, segments), write_segments(folder, 2, segments[-1:])]
     with pytest.raises(DataError, match="segment 4 of the table short once"):
-        write_manifest(folder, TABLES, doubled, {})
+        write_manifest(folder, 1, TABLES, doubled, {})
     states = [write_states(folder, node, {3: None}) for node in (4, 5)]
     with pytest.raises(DataError, match="the state of logical worker 3 twice"):
-        write_manifest(folder, [], states, {})
+        write_manifest(folder, 1, [], states, {})
     assert not (folder / MANIFEST).exists()
 
 
 def test_a_state_that_cannot_be_stored_names_worker_and_place(tmp_path: Path) -> None:
-    folder = new_checkpoint(tmp_path, 1)
+    folder = new_checkpoint(tmp_path)
     with pytest.raises(AppError, match=r"the state of logical worker 4\['a'\] is a set"):
         write_states(folder, 1, {4: {"a": {1}}})
     assert list(folder.iterdir()) == []
@@ -151,7 +151,7 @@ def test_segments_are_written_one_at_a_time(tmp_path: Path) -> None:
             assert len(alive) <= 2
             yield Counted(*(getattr(segment, name) for name in Segment.__slots__))
 
-    write_segments(new_checkpoint(tmp_path, 1), 1, segments())
+    write_segments(new_checkpoint(tmp_path), 1, segments())
     assert alive == []
 
 
@@ -159,8 +159,8 @@ def test_segments_are_written_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_folders_are_the_users_alone(tmp_path: Path) -> None:
-    folder = new_checkpoint(tmp_path, 7)
-    assert folder == tmp_path / "checkpoints" / "000007"
+    folder = new_checkpoint(tmp_path)
+    assert folder == tmp_path / "checkpoints" / "000001"
     assert {path.stat().st_mode & 0o777 for path in (folder, folder.parent)} == {0o700}
 
 
@@ -169,40 +169,46 @@ def test_the_disk_knows_a_new_folder_by_name(
 ) -> None:
     flushed: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda d: flushed.append(os.readlink(f"/proc/self/fd/{d}")))
-    folder = new_checkpoint(tmp_path, 1)
+    folder = new_checkpoint(tmp_path)
     assert flushed == [str(tmp_path), str(folder.parent)]
 
 
-def test_a_checkpoint_of_the_same_number_stays_until_the_new_one_is_finished(
-    tmp_path: Path,
-) -> None:
+def test_the_newest_is_the_one_written_last_whatever_it_has_done(tmp_path: Path) -> None:
+    # The run has gone on from its first checkpoint, and is not as far as it was.
+    for tasks in (5, 9, 6):
+        folder, segments = make_checkpoint(tmp_path, tasks, 1, SMALL)
+    found, skipped = find_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.path, found.manifest.number, found.manifest.tasks) == (folder, 3, 6)
+    assert (read_all(found), skipped) == (all_bits(segments), [])
+    # Old ones go in the order in which they were written, and their numbers are not used again.
+    assert [path.name for path in prune(tmp_path, 1, folder)] == ["000002", "000001"]
+    assert new_checkpoint(tmp_path).name == "000004"
+
+
+def test_an_unfinished_checkpoint_leaves_the_one_before_the_newest(tmp_path: Path) -> None:
     old, segments = make_checkpoint(tmp_path, 7, 1, SMALL)
-    again = new_checkpoint(tmp_path, 7)
-    assert again != old
+    unfinished = new_checkpoint(tmp_path)
     found, skipped = find_checkpoint(tmp_path)
     assert found is not None
-    assert (found.path, [path for path, _ in skipped]) == (old, [again])
+    assert (found.path, [path for path, _ in skipped]) == (old, [unfinished])
     assert read_all(found) == all_bits(segments)
-    third, _ = make_checkpoint(tmp_path, 7, 1, SMALL)
-    found, skipped = find_checkpoint(tmp_path)
-    assert found is not None
-    assert (found.path, found.manifest.number, skipped) == (third, 7, [])
 
 
 def test_a_place_where_no_folder_can_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(OutputError, match="checkpoints: file exists"):
-        new_checkpoint(tmp_path, 1)
+        new_checkpoint(tmp_path)
 
 
-def test_the_newest_is_that_of_most_tasks(tmp_path: Path) -> None:
+def test_numbers_of_many_digits_are_numbers(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path) == (None, [])
-    for number in (999_999, 1_000_000, 5):
-        make_checkpoint(tmp_path, number, 1, SMALL)
+    make_checkpoint(tmp_path, 1, 1, SMALL)[0].rename(tmp_path / "checkpoints" / "999999")
     (tmp_path / "checkpoints" / "notes").mkdir()
+    last, _ = make_checkpoint(tmp_path, 2, 1, SMALL)
     found, skipped = find_checkpoint(tmp_path)
     assert found is not None
-    assert (found.manifest.number, skipped) == (1_000_000, [])
+    assert (found.path, last.name, skipped) == (last, "1000000", [])
 
 
 def test_a_crash_at_any_step_leaves_the_one_before_or_the_whole_new_one(
@@ -231,7 +237,7 @@ def test_a_crash_at_any_step_leaves_the_one_before_or_the_whole_new_one(
     for copy in [*copies[:-3:2], *copies[-3:]]:
         found, skipped = find_checkpoint(copy)
         assert found is not None
-        numbers.append(found.manifest.number)
+        numbers.append(found.manifest.tasks)
         if numbers[-2:-1] != numbers[-1:]:
             assert read_all(found) == all_bits(first if numbers[-1] == 1 else second)
         assert [path.name for path, _ in skipped] in ([], [folder.name])
@@ -242,7 +248,7 @@ def test_a_crash_at_any_step_leaves_the_one_before_or_the_whole_new_one(
 
 def test_a_half_written_part_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint(tmp_path, 1, 1, SMALL)
-    folder, leftovers = new_checkpoint(tmp_path, 2), []
+    folder, leftovers = new_checkpoint(tmp_path), []
     pwrite = os.pwrite
 
     def kill(*args: object) -> int:
@@ -259,11 +265,11 @@ def test_a_half_written_part_has_no_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert [name.startswith(".server-1.h5.") for name in leftovers[0]] == [True]
     found, skipped = find_checkpoint(tmp_path)
     assert found is not None
-    assert found.manifest.number == 1
+    assert found.manifest.tasks == 1
     assert [(path, "was not finished" in why) for path, why in skipped] == [(folder, True)]
     # What a killed process has left harms nobody.
     parts = [write_segments(folder, 1, make_segments(2, SMALL))]
-    write_manifest(folder, SMALL, parts, {})
+    write_manifest(folder, 1, SMALL, parts, {})
     found, _ = find_checkpoint(tmp_path)
     assert found is not None
     assert found.path == folder
@@ -272,7 +278,7 @@ def test_a_half_written_part_has_no_name(tmp_path: Path, monkeypatch: pytest.Mon
 def test_prune_keeps_the_newest_good_ones(tmp_path: Path) -> None:
     folders = [make_checkpoint(tmp_path, number, 1, SMALL)[0] for number in range(1, 7)]
     (folders[4] / "results.h5").unlink()
-    unfinished = new_checkpoint(tmp_path, 9)
+    unfinished = new_checkpoint(tmp_path)
     (unfinished / ".server-1.h5.1234.tmp").write_bytes(b"x")
     (folders[0].parent / "notes").mkdir()
     removed = prune(tmp_path, 2, folders[5])
@@ -280,7 +286,7 @@ def test_prune_keeps_the_newest_good_ones(tmp_path: Path) -> None:
     left = {path.name for path in folders[0].parent.iterdir()}
     assert left == {folders[3].name, folders[5].name, "notes"}
     assert prune(tmp_path, 1, folders[3]) == [folders[5]]
-    assert load_checkpoint(folders[3]).manifest.number == 4
+    assert load_checkpoint(folders[3]).manifest.tasks == 4
 
 
 def test_prune_follows_no_links(tmp_path: Path) -> None:
@@ -288,7 +294,7 @@ def test_prune_follows_no_links(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / "file").write_text("")
     folders = [make_checkpoint(tmp_path, number, 1, SMALL)[0] for number in (2, 3)]
-    (folders[0].parent / "000001").symlink_to(elsewhere)
+    (folders[0].parent / "000009").symlink_to(elsewhere)
     (folders[0] / "link").symlink_to(elsewhere)
     assert prune(tmp_path, 1, folders[1]) == [folders[0]]
     assert (elsewhere / "file").exists()

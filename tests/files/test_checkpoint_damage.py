@@ -49,7 +49,7 @@ def passed_over(run: Path) -> str:
     """Return why the newest checkpoint was passed over for the one before."""
     found, skipped = find_checkpoint(run)
     assert found is not None
-    assert found.manifest.number == 1
+    assert found.manifest.tasks == 1
     ((path, reason),) = skipped
     assert path == newest(run)
     assert str(path) in reason
@@ -93,8 +93,8 @@ def make_old(path: Path) -> None:
 
 
 def other_version(path: Path) -> None:
-    """Say that a later version has written the manifest."""
-    seal(path.parent, lambda body: body.update(format="mpips-checkpoint/2"))
+    """Say that another version has written the manifest."""
+    seal(path.parent, lambda body: body.update(format="mpips-checkpoint/1"))
 
 
 def flip_in_manifest(path: Path) -> None:
@@ -113,7 +113,7 @@ def flip_in_manifest(path: Path) -> None:
     ("results.h5", cut, "results.h5 is cut short"),
     (MANIFEST, Path.unlink, "has no manifest.json: it is no checkpoint, or was not finished"),
     (MANIFEST, cut, ""),
-    (MANIFEST, other_version, "has the format 'mpips-checkpoint/2', not mpips-checkpoint/1"),
+    (MANIFEST, other_version, "has the format 'mpips-checkpoint/1', not mpips-checkpoint/2"),
     (MANIFEST, flip_in_manifest, "manifest.json fails its checksum"),
 ])  # fmt: skip
 def test_damage_is_named_and_the_checkpoint_before_is_used(
@@ -125,7 +125,7 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(
         assert message in passed_over(run)
         return
     # The manifest's last byte is the end of a line.
-    assert load_checkpoint(newest(run)).manifest.number == 2
+    assert load_checkpoint(newest(run)).manifest.tasks == 2
     cut(path)
     assert "manifest.json is no manifest" in passed_over(run)
 
@@ -292,7 +292,7 @@ def test_groups_that_hold_themselves_end(run: Path) -> None:
         file["tables/again"] = file["/"]
 
     edit(newest(run) / PART, change)
-    assert load_checkpoint(newest(run)).manifest.number == 2
+    assert load_checkpoint(newest(run)).manifest.tasks == 2
 
 
 @pytest.mark.parametrize("name", [

@@ -94,7 +94,8 @@ class Job:
         write_rows(self.home / "rows.h5", rows=20)
         (self.home / "job.toml").write_text(self.plan.config(), "utf-8")
         command = [sys.executable, "-m", "mpips", "train", "job.toml", "--model", MODEL]
-        command += ["--out", str(self.folder)]
+        # Logs tell all, for whoever looks at what went wrong.
+        command += ["--out", str(self.folder), "--set", "run.debug=true"]
         command += [word for setting in self._settings for word in ("--set", setting)]
         die = {VARIABLE: self._die_at} if self._die_at else {}
         self.began = time.monotonic()

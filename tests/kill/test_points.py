@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mpips.errors import ConfigError
+from mpips.files.steps import STEPS
 from mpips.node.points import die_at
 from mpips.wire.messages import Push, PushAck
 from tests.kill.harness import run_plan
@@ -74,7 +75,8 @@ def test_process_dies_at_its_point_and_at_no_other() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4", "4 sent", "4 sent PushAck", "x sent PushAck 1",
-                                  "4 gone PushAck 1", "4 sent Letter 1", "4 sent PushAck -1"])
+                                  "4 gone PushAck 1", "4 sent Letter 1", "4 sent PushAck -1",
+                                  "4 at PushAck 1", "4 sent flushed 1"])
 def test_wrong_point_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match="names no point"):
         die_at(text, 4)
@@ -83,4 +85,5 @@ def test_wrong_point_is_named(text: str) -> None:
 def test_every_point_is_one() -> None:
     messages = {Push.__name__, PushAck.__name__}
     assert all(die_at(f"4 {point} 0", 4) is not None for _, point in EVERY)
+    assert all(die_at(f"4 at {step} 0", 4) is not None for step in STEPS)
     assert messages <= {point.split()[1] for _, point in EVERY}

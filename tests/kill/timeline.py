@@ -36,7 +36,7 @@ from tests.run.jobs import environment, processes_of, result_of, write_rows  # n
 MODEL = "tests.kill.touching:Touching"
 CONFIG = """\
 replicas = 1
-run = {{servers = 3, workers = 3, logical_workers = 3}}
+run = {{servers = 3, workers = 3, logical_workers = 3, debug = true}}
 data.train = "rows.h5"
 model.keys = {keys}
 """

@@ -159,8 +159,9 @@ def test_in_slurm_the_fabric_and_the_slots_are_left_to_the_site(
 ) -> None:
     in_slurm(tmp_path, monkeypatch)
     start = prepared(OPEN_MPI_5, None, tmp_path, monkeypatch)
-    assert start.command[1:] == ("--stdin", "none", "--with-ft", "ulfm", "--bind-to", "core",
-                                 "--prtemca", "plm_slurm_args", "--no-kill", "prog")
+    assert start.command[1:] == (
+        "--stdin", "none", "--with-ft", "ulfm", "--bind-to", "core:overload-allowed",
+        "--prtemca", "plm_slurm_args", "--no-kill", "prog")
     assert not {"OMPI_MCA_pml", "OMPI_MCA_btl", "PRTE_MCA_rmaps_default_mapping_policy",
                 "SLURM_NO_KILL"} & set(start.environment)
     assert start.environment["OMPI_MCA_coll"] == "^hcoll,portals4,han"

@@ -59,7 +59,8 @@ def waiting(tmp_path: Path) -> Iterator[Waiting]:
     (tmp_path / "my_sleeper.py").write_text(SLEEPER, "utf-8")
     folder = tmp_path / "waiting-job"
     command = [sys.executable, "-m", "mpips", "train", "rows.h5", "--servers", "2",
-               "--model", "my_sleeper:Sleeper", "--out", str(folder)]
+               "--model", "my_sleeper:Sleeper", "--out", str(folder),
+               "--set", "run.debug=true"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL,
                           stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                           text=True) as launcher:

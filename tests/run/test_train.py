@@ -59,6 +59,9 @@ def test_run_folder_is_complete(first: Path) -> None:
         "config.toml", "log", "metrics.jsonl", "model.h5", "result.json"]
     assert sorted(path.name for path in (first / "log").iterdir()) == [
         f"rank-{rank:04d}.log" for rank in range(7)]
+    # Nobody had to be warned of anything.
+    said = [path.read_text("utf-8").splitlines() for path in sorted((first / "log").iterdir())]
+    assert all(len(lines) == 1 for lines in said), said
     result = result_of(first)
     assert (result["status"], result["exit_code"], result["error"]) == ("done", 0, None)
     assert result["converged"]

@@ -19,7 +19,8 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "store": (("errors", "wire"), ("numpy", "numba", "msgspec")),
     "core": (("errors", "config", "wire", "filters", "store"), ("numpy", "msgspec")),
     "transport": (("errors",), ("numpy", "mpi4py")),
-    "files": (("errors", "wire"), ("numpy", "h5py", "numba", "msgspec")),
+    # xxhash: a checksum must not take longer than the disk.
+    "files": (("errors", "wire"), ("numpy", "h5py", "numba", "msgspec", "xxhash")),
     "node": (BELOW_NODE, ("numpy", "mpi4py", "msgspec", "numba", "scipy")),
     "testing": ((*BELOW_NODE, "node"), ("numpy", "msgspec", "pytest", "hypothesis")),
     "apps": ((*BELOW_NODE, "node"), ("numpy", "scipy", "numba", "msgspec")),

@@ -14,7 +14,7 @@ from mpips.apps.linear.types import Floats, Starts
 from mpips.core.machine import Report
 from mpips.core.task import Plan, SetDelay, Task
 from mpips.errors import ConfigError
-from mpips.node.app import App, Job
+from mpips.node.app import App, Job, Needs
 from mpips.node.kv import Worker
 from mpips.wire.types import Table
 
@@ -205,6 +205,15 @@ class BlockApp(App):
     def count(self) -> Step:
         """Return the number of weights that are not 0."""
         return (yield Task(group="workers", function="nonzeros", only=0))[0]
+
+    def needs(self, rows: int, nonzeros: int) -> Needs:
+        """Return the rows, read, turned to columns, and packed, with margins and weights."""
+        item, index = np.dtype(np.float64).itemsize, np.dtype(np.int32).itemsize
+        kept = (self.features + rows) * item
+        return Needs(
+            worker_bytes=4 * nonzeros * (item + index) + 4 * kept,
+            state_bytes=kept,
+        )
 
     # -- Workers ---------------------------------------------------------------------------------
 

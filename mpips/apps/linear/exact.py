@@ -1,5 +1,6 @@
 """The exact solver: blocks of active features, each with its whole Hessian and solved exactly."""
 
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -8,7 +9,7 @@ from mpips.apps.linear.app import BlockApp, Step, find_active, violations
 from mpips.apps.linear.types import Floats, Starts
 from mpips.apps.linear.update import BlockNewton, make_push
 from mpips.core.task import Task
-from mpips.node.app import Job
+from mpips.node.app import Job, Needs
 from mpips.node.kv import Worker
 from mpips.wire.types import Table
 
@@ -52,6 +53,11 @@ class ExactLinear(BlockApp):
     def tables(self) -> list[Table]:
         """Return the tables of all block solvers, and the largest value of each column."""
         return [*super().tables(), Table(name="scale", size=self.features, update="max")]
+
+    def needs(self, rows: int, nonzeros: int) -> Needs:
+        """Return what all block solvers need, and that pushes are of one block."""
+        block = min(self.features, self.settings.block)
+        return replace(super().needs(rows, nonzeros), push_keys={"w": block})
 
     # -- The scheduler ---------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Source: the minibatches are as in Li et al., OSDI 2014, section 5.1, and its rel
 
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -20,13 +21,15 @@ from mpips.apps.linear.shares import answer_share, share_of, share_out
 from mpips.core.machine import Report
 from mpips.core.task import Plan, Task
 from mpips.errors import ConfigError
-from mpips.node.app import App, Job
+from mpips.node.app import App, Job, Needs
 from mpips.node.kv import Pending, Worker
-from mpips.node.shard import Batch, renumber
+from mpips.node.shard import READ_ROWS, Batch, renumber
 from mpips.wire.types import Table, ValueArray
 
 # How often a worker says how far it is.
 ROWS_BETWEEN_REPORTS = 20_000
+# So many rows of each logical worker are a task, of some seconds: checkpoints lie between.
+PIECE_ROWS = 100_000
 
 
 class StreamLinear(App):
@@ -75,6 +78,8 @@ class StreamLinear(App):
         self.ahead = 1 if self.is_bounded and not delay else 2
         self.max_delay = int(delay) - self.ahead + 1 if self.is_bounded else 0
         self._weights: npt.NDArray[np.float64] | None = None
+        # Rows and losses of the tasks of this pass that are done.
+        self._passed = 0.0, 0.0
 
     # -- What a solver adds ----------------------------------------------------------------------
 
@@ -112,13 +117,9 @@ class StreamLinear(App):
             yield Task(group="workers", function="check_test", only=0)
         summary: dict[str, Any] = {"passes": self.settings.passes or 1, "iterations": 0}
         streamed: list[dict[str, float]] = []
-        tasks = 0
-        if self.is_bounded:
-            tasks = max((yield Task(group="workers", function="count")))
+        minibatches = max((yield Task(group="workers", function="count")))
         for number in range(1, summary["passes"] + 1):
-            clocks = {"first": (number - 1) * tasks + 1, "last": number * tasks}
-            arguments = clocks if tasks else {}
-            parts = yield Task(group="workers", function="stream", arguments=arguments)
+            parts = yield from self.stream_all(minibatches, (number - 1) * minibatches + 1)
             streamed += parts
             rows = sum(part["rows"] for part in parts)
             loss = sum(part["loss_sum"] for part in parts) / max(rows, 1)
@@ -136,10 +137,37 @@ class StreamLinear(App):
         )
         return {**summary, **saved}
 
+    def stream_all(self, count: int, clock: int) -> Generator[Task, Any, list[dict[str, Any]]]:
+        """Stream all rows once, as a part of the plan, and return what all tasks have found.
+
+        Args:
+            count: minibatches of whoever has most.
+            clock: of the first one, where there are clocks.
+        """
+        size = max(1, PIECE_ROWS // self.settings.minibatch)
+        found: list[dict[str, Any]] = []
+        for begin in range(0, max(1, count), size):
+            arguments = {"begin": begin, "end": begin + size}
+            if self.is_bounded:
+                clocks = {"first": clock + begin, "last": clock + min(begin + size, count) - 1}
+                arguments |= clocks
+            found += yield Task(group="workers", function="stream", arguments=arguments)
+        return found
+
     def progress(self, totals: dict[str, float]) -> dict[str, Any]:
         """Return rows and mean loss, as the user sees them while a pass runs."""
         rows = int(totals["rows"])
         return {"rows": rows, "loss": totals["loss_sum"] / max(rows, 1)}
+
+    def needs(self, rows: int, nonzeros: int) -> Needs:
+        """Return the rows that are read at once, and the columns of two minibatches."""
+        mean = nonzeros / max(rows, 1)
+        read = int(min(rows, max(READ_ROWS, self.settings.minibatch)) * mean)
+        columns = int(2 * self.settings.minibatch * mean)
+        return Needs(
+            worker_bytes=read * 12 + columns * 100,
+            push_keys={"w": min(columns, self.job.facts["features"])},
+        )
 
     # -- The workers -----------------------------------------------------------------------------
 
@@ -164,11 +192,15 @@ class StreamLinear(App):
         rows = worker.shard.end - worker.shard.begin
         return int(-(-rows // self.settings.minibatch))
 
-    async def stream(self, worker: Worker, first: int = 0, last: int = 0) -> dict[str, float]:
-        """Learn from each row once.
+    async def stream(
+        self, worker: Worker, begin: int = 0, end: int | None = None, first: int = 0, last: int = 0
+    ) -> dict[str, float]:
+        """Learn from each row of some minibatches once.
 
         Args:
             worker: the logical worker.
+            begin: its first minibatch, from 0.
+            end: the one after its last, if it has so many; None: all.
             first: the clock of the first minibatch; 0: there are no clocks.
             last: that of the last minibatch of whoever has most.
 
@@ -182,7 +214,8 @@ class StreamLinear(App):
         self._weights = None
         done: dict[str, float] = {"rows": 0, "minibatches": 0, "loss_sum": 0.0}
         reported, overlap = 0.0, Overlap(worker.now)
-        batches = worker.shard.minibatches(self.settings.minibatch)
+        passed = self._passed if begin else (0.0, 0.0)
+        batches = worker.shard.minibatches(self.settings.minibatch, begin, end)
         # While a minibatch is computed, the weights of the next one are on their way.
         ahead: deque[Step] = deque()
         for batch in islice(batches, self.ahead):
@@ -213,12 +246,14 @@ class StreamLinear(App):
             clock += bool(first)
             if done["rows"] - reported >= ROWS_BETWEEN_REPORTS:
                 reported = done["rows"]
-                worker.progress(rows=done["rows"], loss_sum=done["loss_sum"])
+                rows, loss_sum = passed[0] + done["rows"], passed[1] + done["loss_sum"]
+                worker.progress(rows=rows, loss_sum=loss_sum)
         # Nobody shall wait for minibatches that this worker does not have.
         if first and clock <= last:
             none = self.pushed(np.zeros(0), np.zeros((0, 2), np.float32))
             pushes.append(worker.push("w", np.zeros(0, np.uint64), none, clock=last))
         await worker.wait(*pushes)
+        self._passed = passed[0] + done["rows"], passed[1] + done["loss_sum"]
         return {**done, "pull_s": overlap.pull_s, "hidden_s": overlap.hidden_s}
 
     async def score(self, worker: Worker, among: list[int]) -> dict[str, Any]:
