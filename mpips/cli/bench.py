@@ -1,8 +1,8 @@
-"""Measure push and pull against raw MPI, one server and one worker, in the same run.
+"""Measure push and pull against raw MPI in the same run, and compare two such runs.
 
 Both sides are measured in turn, several times, and medians are compared, because machines are
-noisy: quote the ratio. Raw MPI moves the same bytes and waits for an answer; it adds nothing up.
-Every push and pull of mpips goes through the whole protocol.
+noisy: quote the ratio. Raw MPI moves the same bytes and waits for an answer; it adds nothing up,
+and yields while it waits, as mpips does. Every push and pull goes through the whole protocol.
 """
 
 import argparse
@@ -14,27 +14,54 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mpips.errors import OutputError, UsageError
+from mpips.errors import DataError, MissingInputError, OutputError, UsageError
 from mpips.node import surroundings
 
-ROUNDS = 7
+ROUNDS, RANKS = 5, 4
+SECONDS = 90.0
+"""After so long no round is begun any more."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one operation took: medians of seconds an operation, over the rounds."""
+    """What one operation took: medians of seconds an operation, over the rounds.
+
+    Attributes:
+        op: "push", "pull", or "burst": one of many pushes of one key that are sent at once.
+        bytes: of keys and values that travel with an operation.
+        keys: how many.
+        lists: whether they are a "range", or a list: "repeated" each time, "fresh" but of known
+            keys, or "new".
+        servers: how many.
+        workers: how many do it at once.
+        seconds: of an operation by mpips.
+        mpi_seconds: of the same bytes by MPI alone.
+        ratio_to_mpi: the second by the first; 1 is as fast as raw MPI.
+        bytes_sent: what all nodes handed to the transport for it, copies and answers included.
+        replicas: copies beside the owner's.
+        filters: which are used.
+        cached: whether servers remember the key list.
+    """
 
     op: str
     bytes: int
     keys: int
+    lists: str
     servers: int
     workers: int
     seconds: float
     mpi_seconds: float
     ratio_to_mpi: float
+    bytes_sent: float
     replicas: int = 0
     filters: str = "off"
     cached: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return what is measured, in words."""
+        where = f"{self.servers}x{self.workers}" + (f"+{self.replicas}" if self.replicas else "")
+        return f"{where:<7}{self.op:<6}{self.keys:>12,} {self.lists}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,10 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--json", metavar="FILE", type=Path, help="write the rows as JSON, too")
     add("--rounds", metavar="N", type=int, default=ROUNDS, help="default: %(default)s")
+    add("--compare", metavar=("A.json", "B.json"), nargs=2, type=Path,
+        help="show two earlier runs side by side instead")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start the two ranks, or be one of them."""
+    """Start the ranks, or be one of them; or compare two runs."""
+    if arguments.compare:
+        compare(*map(read, arguments.compare))
+        return 0
     if arguments.rounds < 1:
         raise UsageError(f"{arguments.rounds} rounds measure nothing", "", "--rounds 1 or more")
     if arguments.json and not arguments.json.absolute().parent.is_dir():
@@ -57,28 +89,52 @@ def run(arguments: argparse.Namespace) -> int:
 
     words = ["bench", "--rounds", str(arguments.rounds)]
     words += ["--json", str(arguments.json.absolute())] if arguments.json else []
-    return mpirun.start(2, words)
+    return mpirun.start(RANKS, words)
 
 
 def be_rank(arguments: argparse.Namespace) -> NoReturn:
-    """Measure as the worker, or serve, and end the process."""
+    """Take part in the settings that have a place for this rank, and end the process."""
+    from mpips.node import kernels
     from mpips.node.launch import leave, start_mpi
 
     mpi = start_mpi()
-    from mpips.cli.bench_ranks import CASES, Pair
+    world = mpi.COMM_WORLD
+    if world.Get_size() != RANKS:
+        what = f"bench needs {RANKS} ranks, not {world.Get_size()}"
+        raise UsageError(what, "", f"mpirun -n {RANKS} mpips bench")
+    kernels.await_kernels(world.Get_rank() == 0, print)
+    from mpips.cli.bench_ranks import BURST, SETTINGS, Bench, Measured
 
-    if mpi.COMM_WORLD.Get_size() != 2:
-        what = f"bench needs 2 ranks, not {mpi.COMM_WORLD.Get_size()}"
-        raise UsageError(what, "", "mpirun -n 2 mpips bench")
-    pair, code = Pair(mpi.COMM_WORLD), 0
-    times = [pair.measure(case) for _ in range(arguments.rounds) for case in CASES]
-    if not pair.is_server:
-        rows = []
-        for at, case in enumerate(CASES):
-            mpips, raw = zip(*times[at :: len(CASES)], strict=True)
-            seconds, mpi_seconds = statistics.median(mpips), statistics.median(raw)
-            ratio = mpi_seconds / seconds
-            rows.append(Row(case.op, case.size, case.keys, 1, 1, seconds, mpi_seconds, ratio))
+    rows: list[Row] = []
+    for setting in SETTINGS:
+        size = setting.servers + setting.workers
+        comm = world.Split(int(world.Get_rank() >= size))
+        if world.Get_rank() < size:
+            bench = Bench(comm, setting)
+            rounds: list[list[Measured]] = []
+            end = time.monotonic() + SECONDS / len(SETTINGS)
+            while len(rounds) < arguments.rounds:
+                rounds.append([bench.measure(case) for case in setting.cases])
+                # On a slow machine fewer rounds have to do.
+                if comm.bcast(time.monotonic() > end):
+                    break
+            for case, *found in zip(setting.cases, *rounds, strict=True):
+                seconds, raw, sent = (
+                    statistics.median(getattr(one, name) for one in found)
+                    for name in ("seconds", "mpi_seconds", "bytes_sent")
+                )
+                size = case.size // (BURST if case.op == "burst" else 1)
+                sent /= BURST if case.op == "burst" else 1
+                rows.append(Row(
+                    case.op, size, case.keys, case.name, setting.servers, setting.workers,
+                    seconds, raw, raw / seconds, sent, setting.replicas,
+                ))  # fmt: skip
+        # The others wait without taking a core.
+        done = world.Ibarrier()
+        while not done.Test():
+            time.sleep(0.02)
+    code = 0
+    if world.Get_rank() == 0:
         show(rows)
         code = write(rows, arguments.json) if arguments.json else 0
     leave(mpi, code)
@@ -86,13 +142,46 @@ def be_rank(arguments: argparse.Namespace) -> NoReturn:
 
 def show(rows: list[Row]) -> None:
     """Print the rows as a table."""
-    print(f"{'op':<6}{'keys':>12}{'bytes':>14}{'time':>12}{'raw MPI':>12}{'ratio':>8}")
+    print(f"{'servers x workers + copies':<36}{'time':>11}{'raw MPI':>11}{'ratio':>7}"
+          f"{'keys/s':>10}{'sent/B':>8}")  # fmt: skip
     for row in rows:
         took, raw = show_seconds(row.seconds), show_seconds(row.mpi_seconds)
-        print(f"{row.op:<6}{row.keys:>12,}{row.bytes:>14,}{took:>12}{raw:>12}"
-              f"{row.ratio_to_mpi:>8.2f}")  # fmt: skip
-    print("ratio: raw MPI's time by ours, so 1 is as fast as raw MPI")
+        print(f"{row.name:<36}{took:>11}{raw:>11}{row.ratio_to_mpi:>7.2f}"
+              f"{row.workers * row.keys / row.seconds:>10.3g}{row.bytes_sent / row.bytes:>8.2f}")
+    print("ratio: raw MPI's time by ours, so 1 is as fast as raw MPI; a burst is told for each"
+          " push;\nsent/B: bytes that all nodes have sent, for each byte of keys and values")
     sys.stdout.flush()
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of an earlier run.
+
+    Raises:
+        MissingInputError: there is no such file.
+        DataError: it has no rows of this version.
+    """
+    try:
+        return [Row(**row) for row in json.loads(path.read_text())["rows"]]
+    except OSError as error:
+        what = f"{path}: {error.strerror}"
+        raise MissingInputError(what, "", "mpips bench --json FILE") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} has no rows of mpips bench", str(error)) from error
+
+
+def compare(before: list[Row], after: list[Row]) -> None:
+    """Print what both runs have, side by side."""
+    found = {row.name: row for row in before}
+    print(f"{'servers x workers + copies':<36}{'before':>11}{'after':>11}{'ratio':>7}{'ratio':>7}"
+          f"{'gain':>7}")  # fmt: skip
+    for row in after:
+        old = found.get(row.name)
+        if old is None:
+            continue
+        times = f"{show_seconds(old.seconds):>11}{show_seconds(row.seconds):>11}"
+        gain = row.ratio_to_mpi / old.ratio_to_mpi
+        print(f"{row.name:<36}{times}{old.ratio_to_mpi:>7.2f}{row.ratio_to_mpi:>7.2f}{gain:>7.2f}")
+    print("gain: how much closer to raw MPI, each in its own run")
 
 
 def show_seconds(seconds: float) -> str:

@@ -1,24 +1,29 @@
-"""The two ranks of `mpips bench`: the same operations by raw MPI and by mpips, in turn."""
+"""The ranks of `mpips bench`: the same operations by raw MPI and by mpips, in turn."""
 
+import os
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 
 from mpips.config import parse
-from mpips.node.app import App
+from mpips.core.ring import place, place_copies
+from mpips.node.app import App, Job
 from mpips.node.kv import Pending, Worker
 from mpips.node.loop import Node
 from mpips.node.server import ServerNode
 from mpips.node.worker import WorkerNode
+from mpips.transport.backoff import Backoff
 from mpips.transport.mpi import MPITransport
-from mpips.wire.types import Member, Table, View, make_epoch
+from mpips.wire.types import NOBODY, KeyArray, Member, Table, View, make_epoch
 
-SERVER, WORKER = 0, 1
-CHUNK_BYTES: Final = 4 * 2**20
+CHUNK_BYTES: Final = 2**20
+BURST: Final = 200
+KNOWN: Final = 4
 DATA, ANSWER, TURN = 1, 2, 3
 
 
@@ -26,135 +31,285 @@ DATA, ANSWER, TURN = 1, 2, 3
 class Case:
     """An operation on so many keys, and how often it is done in a round.
 
-    One key is pushed and pulled by a key list of a sparse table, more keys as the range of a
-    dense one.
+    Attributes:
+        op: "push" or "pull"; "burst": so many pushes at once, each a message of its own.
+        keys: how many; those of sparse tables travel with the values.
+        repeats: operations in a round.
+        lists: of sparse tables: 1 sends the same list each time, more take turns with lists of
+            keys that are known, 0 makes new keys each time; None: the range of a dense table.
     """
 
     op: str
     keys: int
     repeats: int
+    lists: int | None = None
+
+    @property
+    def table(self) -> str:
+        """Return the name of the case's table."""
+        return "sparse" if self.lists is not None else str(self.keys)
 
     @property
     def size(self) -> int:
         """Return the bytes of keys and values that travel."""
-        return 4 * self.keys + (8 if self.keys == 1 else 0)
+        return (4 if self.lists is None else 12) * self.keys * (BURST if self.op == "burst" else 1)
+
+    @property
+    def name(self) -> str:
+        """Return what people call the keys."""
+        return {None: "range", 0: "new", 1: "repeated"}.get(self.lists, "fresh")
 
 
-CASES: Final = tuple(
-    Case(op, keys, repeats)
-    for keys, repeats in ((1, 1000), (2**16, 100), (2**24, 3))
-    for op in ("push", "pull")
+SMALL: Final = (
+    *(Case(op, 1, 200, 1) for op in ("push", "pull")),
+    Case("burst", 1, 2, 1),
+    *(Case(op, 2**16, 20) for op in ("push", "pull")),
+    *(Case(op, 2**24, 2) for op in ("push", "pull")),
 )
+"""Cases of every setting."""
+
+LARGE: Final = (
+    *(Case(op, keys, repeats) for keys, repeats in ((2**10, 50), (2**20, 5), (2**26, 1))
+      for op in ("push", "pull")),
+    *(Case(op, 1000, 20, KNOWN) for op in ("push", "pull")),
+    *(Case(op, 10**6, 1, lists) for op in ("push", "pull") for lists in (1, KNOWN)),
+    Case("push", 10**6, 1, 0),
+)  # fmt: skip
+"""Cases of one server and one worker without copies alone."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """So many servers and workers, and copies of each segment beside the owner's."""
+
+    servers: int
+    workers: int
+    replicas: int
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """Return what is measured."""
+        return SMALL + (LARGE if self == SETTINGS[0] else ())
+
+
+SETTINGS: Final = (Setting(1, 1, 0), Setting(2, 1, 0), Setting(2, 1, 1), Setting(2, 2, 0),
+                   Setting(2, 2, 1))  # fmt: skip
 
 
 class BenchApp(App):
-    """The tables: sparse for one key, dense for many."""
+    """The tables: sparse for key lists, dense for ranges."""
 
     def tables(self) -> list[Table]:
-        """Return a table for each number of keys."""
-        few = Table(name="1", kind="sparse", dtype="f4")
-        many = sorted({case.keys for case in CASES} - {1})
-        return [few, *(Table(name=str(keys), size=keys, dtype="f4") for keys in many)]
+        """Return a table for each size of a range."""
+        cases = self.job.facts["cases"]
+        many = sorted({case.keys for case in cases if case.lists is None})
+        sparse = Table(name="sparse", kind="sparse", dtype="f4")
+        return [sparse, *(Table(name=str(keys), size=keys, dtype="f4") for keys in many)]
 
 
-class Pair:
-    """One of two ranks that measure together.
+@dataclass(frozen=True)
+class Measured:
+    """Seconds an operation by mpips and by raw MPI, and the bytes that all nodes sent for it."""
 
-    Attributes:
-        is_server: whether this rank is the server.
+    seconds: float
+    mpi_seconds: float
+    bytes_sent: float
+
+
+class Bench:
+    """One rank of a setting; servers come first.
+
+    Args:
+        comm: the ranks of the setting.
+        setting: how many of them serve, and the copies.
     """
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        self.is_server = comm.Get_rank() == SERVER
-        self._raw = comm.Dup()
-        self._buffer = np.ones(max(case.size for case in CASES), np.uint8)
-        self._values = np.ones(max(case.keys for case in CASES), np.float32)
-        self._byte = np.zeros(1, np.uint8)
-        transport, config = MPITransport(comm), parse("", "").sized(1)
+    def __init__(self, comm: MPI.Intracomm, setting: Setting) -> None:
+        self._raw, self._setting = comm.Dup(), setting
+        self._rank = comm.Get_rank()
+        self.is_server = self._rank < setting.servers
+        most = max(case.size for case in setting.cases)
+        self._buffer = np.ones(most, np.uint8)
+        self._values = np.ones(max(case.keys for case in setting.cases), np.float32)
+        self._lists: dict[int, list[KeyArray]] = {}
+        self._random = np.random.default_rng(1 + self._rank)
+        config = parse("", "").sized(setting.workers)
         make = ServerNode if self.is_server else WorkerNode
-        self._node = make(transport, time.monotonic, BenchApp, config)
-        # The view that a scheduler would have made.
-        self._node.tables = [table.cut(1) for table in BenchApp(self._node.job).tables()]
-        members = (Member(SERVER, "server", "", 0), Member(WORKER, "worker", "", 0))
-        owners = tuple(np.zeros(table.segments, np.int32) for table in self._node.tables)
-        self._node.prepare(View(make_epoch(1, 0), members, owners, (WORKER,)))
+        self._node = make(MPITransport(comm), time.monotonic, BenchApp, config)
+        self._node.enter(self._view(), {"cases": setting.cases})
+        self._last = 0
 
-    def measure(self, case: Case) -> tuple[float, float]:
-        """Return the seconds an operation takes by mpips and by raw MPI; the server serves."""
+    def measure(self, case: Case) -> Measured:
+        """Measure a case, on all ranks of the setting; the first worker knows the result."""
+        self._raw.Barrier()
+        raw = self._time(case, self._ask_raw) if not self.is_server else self._serve_raw(case)
+        self._raw.Barrier()
+        before = sum(self._node.bytes_sent.values())
         if self.is_server:
-            self._serve_raw(case)
-            self._serve(case)
-            return 0.0, 0.0
-        raw = self._time(case, lambda: self._ask_raw(case))
-        assert isinstance(self._node, WorkerNode)
-        worker = Worker(self._node, 0, None)
-        ours = self._time(case, lambda: self._drive(self._ask(worker, case)))
-        self._raw.Send(self._byte, SERVER, TURN)
-        return ours, raw
+            self._serve()
+            ours = 0.0
+        else:
+            ours = self._time(case, self._ask)
+            for server in range(self._setting.servers):
+                self._raw.Isend(self._buffer[:1], server, TURN).Free()
+        sent = sum(self._node.bytes_sent.values()) - before
+        # One operation more is done to begin with.
+        total = self._raw.allreduce(sent) / (case.repeats + 1) / self._setting.workers
+        ours, raw = (self._raw.allreduce(seconds, MPI.MAX) for seconds in (ours, raw))
+        return Measured(ours, raw, total)
 
-    def _time(self, case: Case, operation: Callable[[], None]) -> float:
-        operation()
+    def _view(self) -> View:
+        """Return the view that a scheduler would have made."""
+        setting = self._setting
+        servers = list(range(setting.servers))
+        workers = [setting.servers + at for at in range(setting.workers)]
+        members = [Member(node, "server", f"h{node}", 0) for node in servers]
+        members += [Member(node, "worker", "", 0) for node in workers]
+        app = BenchApp(Job(self._node.config, {"cases": setting.cases}))
+        tables = [table.cut(setting.servers) for table in app.tables()]
+        owners = [place(at, t.segments, servers) for at, t in enumerate(tables)]
+        copies = []
+        for at, (table, mine) in enumerate(zip(tables, owners, strict=True)):
+            none = np.full((table.segments, 0), NOBODY, np.int32)
+            hosts = {node: f"h{node}" for node in servers}
+            copies.append(place_copies(at, mine, none, hosts, setting.replicas))
+        epoch = make_epoch(1, 0)
+        return View(epoch, tuple(members), tuple(owners), tuple(workers), tuple(copies))
+
+    def _time(self, case: Case, operation: Callable[[Case], None]) -> float:
+        operation(case)
         began = time.perf_counter()
         for _ in range(case.repeats):
-            operation()
-        return (time.perf_counter() - began) / case.repeats
+            operation(case)
+        many = BURST if case.op == "burst" else 1
+        return (time.perf_counter() - began) / case.repeats / many
 
     # -- Raw MPI ---------------------------------------------------------------------------------
 
     def _ask_raw(self, case: Case) -> None:
-        if case.op == "push":
-            self._send_chunks(case.size, SERVER)
-            self._raw.Recv(self._byte, SERVER, ANSWER)
-        else:
-            self._raw.Send(self._byte, SERVER, ANSWER)
-            self._receive_chunks(case.size, SERVER)
+        """Exchange the bytes of an operation, each server its part, and one byte back."""
+        servers = range(self._setting.servers)
+        if case.op == "burst":
+            _finish([self._raw.Isend(self._buffer[:12], at % len(servers), DATA)
+                     for at in range(BURST)])  # fmt: skip
+            _finish([self._raw.Irecv(self._buffer[at : at + 1], at % len(servers), ANSWER)
+                     for at in range(BURST)])  # fmt: skip
+            return
+        there, back = _ways(case, len(servers))
+        requests = [self._raw.Irecv(part, at, ANSWER)
+                    for at in servers for part in self._chunks(back, at)]  # fmt: skip
+        requests += [self._raw.Isend(part, at, DATA)
+                     for at in servers for part in self._chunks(there, at)]  # fmt: skip
+        _finish(requests)
 
-    def _serve_raw(self, case: Case) -> None:
+    def _serve_raw(self, case: Case) -> float:
+        """Answer all workers' raw operations, one after the other."""
+        setting = self._setting
+        there, back = _ways(case, setting.servers)
+        workers = range(setting.servers, setting.servers + setting.workers)
+        is_burst = case.op == "burst"
+        mine = len(range(self._rank, BURST, setting.servers))
         for _ in range(case.repeats + 1):
-            if case.op == "push":
-                self._receive_chunks(case.size, WORKER)
-                self._raw.Send(self._byte, WORKER, ANSWER)
-            else:
-                self._raw.Recv(self._byte, WORKER, ANSWER)
-                self._send_chunks(case.size, WORKER)
+            for worker in workers:
+                for _ in range(mine if is_burst else 1):
+                    size = 12 if is_burst else there
+                    _finish([self._raw.Irecv(part, worker, DATA) for part in self._chunks(size)])
+                    _finish([self._raw.Isend(part, worker, ANSWER) for part in self._chunks(back)])
+        return 0.0
 
-    def _send_chunks(self, size: int, dest: int) -> None:
-        cuts = range(0, size, CHUNK_BYTES)
-        parts = [self._buffer[at : min(at + CHUNK_BYTES, size)] for at in cuts]
-        MPI.Request.Waitall([self._raw.Isend(part, dest, DATA) for part in parts])
-
-    def _receive_chunks(self, size: int, source: int) -> None:
-        cuts = range(0, size, CHUNK_BYTES)
-        parts = [self._buffer[at : min(at + CHUNK_BYTES, size)] for at in cuts]
-        MPI.Request.Waitall([self._raw.Irecv(part, source, DATA) for part in parts])
+    def _chunks(self, size: int, at: int = 0) -> list[npt.NDArray[np.uint8]]:
+        """Return the chunks of one server's part of the buffer."""
+        part = self._buffer[at * size : (at + 1) * size]
+        return [part[begin : begin + CHUNK_BYTES] for begin in range(0, size, CHUNK_BYTES)]
 
     # -- mpips -----------------------------------------------------------------------------------
 
-    async def _ask(self, worker: Worker, case: Case) -> None:
-        keys = np.array([12345], np.uint64) if case.keys == 1 else None
-        values = self._values[: case.keys]
+    def _ask(self, case: Case) -> None:
+        assert isinstance(self._node, WorkerNode)
+        worker = Worker(self._node, self._rank - self._setting.servers, None)
+        running = self._burst(worker) if case.op == "burst" else self._once(worker, case)
+        self._drive(running)
+
+    async def _once(self, worker: Worker, case: Case) -> None:
+        keys, values = self._keys(case), self._values[: case.keys]
         if case.op == "push":
-            await worker.push(str(case.keys), keys, values)
+            await worker.push(case.table, keys, values)
         else:
-            out = None if case.keys == 1 else values
-            await worker.pull(str(case.keys), keys, out=out)
+            await worker.pull(case.table, keys, out=values)
+
+    async def _burst(self, worker: Worker) -> None:
+        keys, values = self._keys(SMALL[0]), self._values[:1]
+        for pending in [worker.push("sparse", keys, values) for _ in range(BURST)]:
+            await pending
+
+    def _keys(self, case: Case) -> KeyArray | None:
+        """Return the next key list of a case; None: the whole table."""
+        if case.lists is None:
+            return None
+        if case.lists == 0:
+            return self._draw(case.keys)
+        known = self._lists.setdefault(case.keys, [])
+        while len(known) < case.lists:
+            known.append(self._draw(case.keys))
+            if case.keys > 1:
+                # Keys are known once they have been pushed.
+                self._drive(self._insert(known[-1]))
+        self._last += 1
+        return known[self._last % case.lists]
+
+    async def _insert(self, keys: KeyArray) -> None:
+        assert isinstance(self._node, WorkerNode)
+        worker = Worker(self._node, self._rank - self._setting.servers, None)
+        await worker.push("sparse", keys, self._values[: len(keys)])
+
+    def _draw(self, count: int) -> KeyArray:
+        keys = np.sort(self._random.integers(0, 2**64, count, dtype=np.uint64))
+        # A key that is drawn twice is not worth a second look.
+        keys[1:][keys[1:] <= keys[:-1]] += np.uint64(1)
+        return keys
 
     def _drive(self, running: Coroutine[Pending, None, Any]) -> None:
         """Run a coroutine of the app to its end."""
+        backoff = Backoff(crowded=True)
         while True:
             try:
                 pending = running.send(None)
             except StopIteration:
                 return
             while not pending.is_done:
-                self._turn()
+                if self._turn():
+                    backoff.busy()
+                else:
+                    backoff.wait()
 
-    def _turn(self) -> None:
+    def _turn(self) -> bool:
         # There is no scheduler to greet, nor to tell of errors.
-        Node.turn(self._node)
+        return Node.turn(self._node)
 
-    def _serve(self, case: Case) -> None:
-        """Serve until the worker says that it is done."""
-        while not self._raw.Iprobe(WORKER, TURN):
-            self._turn()
-        self._raw.Recv(self._byte, WORKER, TURN)
+    def _serve(self) -> None:
+        """Serve until all workers say that they are done."""
+        backoff, left = Backoff(crowded=True), self._setting.workers
+        while left:
+            if self._turn():
+                backoff.busy()
+                continue
+            if self._raw.Iprobe(MPI.ANY_SOURCE, TURN):
+                self._raw.Recv(self._buffer[:1], MPI.ANY_SOURCE, TURN)
+                left -= 1
+            else:
+                backoff.wait()
+
+
+def _ways(case: Case, servers: int) -> tuple[int, int]:
+    """Return the bytes that go to each server, and those that come back."""
+    if case.op == "push" or case.op == "burst":
+        return -(-case.size // servers), 1
+    keys = 1 if case.lists is None else -(-8 * case.keys // servers)
+    return keys, -(-4 * case.keys // servers)
+
+
+def _finish(requests: list[MPI.Request]) -> None:
+    """Wait for transfers, and let others have the core meanwhile."""
+    for request in requests:
+        while not request.Test():
+            os.sched_yield()

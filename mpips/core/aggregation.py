@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
+
+import msgspec
 
 from mpips.core.slicing import Range
 from mpips.errors import ProtocolError
@@ -11,8 +12,7 @@ from mpips.store.merge import sum_in_order
 from mpips.wire.types import KeyArray, ValueArray
 
 
-@dataclass(frozen=True, slots=True)
-class Contribution:
+class Contribution(msgspec.Struct, frozen=True):
     """One logical worker's push of one clock to one segment."""
 
     number: int

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mpips.core.machine import Effect, Finished, Machine, Send
-from mpips.core.slicing import Piece, Range, Request, cut_keys, cut_range, group
+from mpips.core.slicing import Piece, Range, Request, cut, group, split, take_spans
 from mpips.core.stream import Stream, Task
 from mpips.errors import ProtocolError
-from mpips.wire.messages import Message, Pull, Push, PushAck, Slice, Values
+from mpips.wire.messages import Message, Pull, Push, PushAck, Values
+from mpips.wire.slices import Slices
 from mpips.wire.types import DTYPES, KeyArray, Table, ValueArray, View
 
 
@@ -29,6 +30,11 @@ class ClientMachine(Machine):
         super().__init__(node)
         self.tables = tuple(tables)
         self.widths = tuple(widths)
+        # What is asked for with each task: keys of a segment, and whether there are clocks.
+        self._sizes = [table.segment_size for table in tables]
+        self._clocked = [table.has_clocks for table in tables]
+        self._itemsizes = [DTYPES[table.dtype].itemsize for table in tables]
+        self._owners: list[list[int]] = []
         self._view: View | None = None
         self._tasks: dict[int, Task] = {}
         self._requests: dict[int, Task] = {}
@@ -43,14 +49,16 @@ class ClientMachine(Machine):
     def install(self, view: View) -> list[Effect]:
         """Use `view` from now on, and send again what its segments' owners have not answered."""
         assert self._view is None or view.epoch > self._view.epoch, (self._view, view)
-        self._view = view
+        self._view, self._owners = view, [owners.tolist() for owners in view.owners]
         member = view.member(self.node)
         self._incarnation = member.incarnation if member else 0
         effects: list[Effect] = []
         for number, task in list(self._requests.items()):
             request = task.requests[number]
             owners, since = view.owners[task.table], view.since[task.table]
-            at = [piece.segment for piece in request.pieces]
+            at = request.segments()
+            if request.is_coming(view):
+                continue
             if (owners[at] == request.owner).all() and (since[at] <= request.epoch).all():
                 continue
             # The answer, if it still comes, is nobody's.
@@ -133,8 +141,11 @@ class ClientMachine(Machine):
         self._cut(task)
         if values is not None:
             self._number(task)
-        task.needs = self._needs(task) if pull else []
+        if pull:
+            self._need(task)
         self._tasks[task.timestamp] = task
+        if not task.after:
+            return task.timestamp, self._begin(task) or self._finish(task)
         task.after = {t for t in task.after if t in self._tasks}
         for other in task.after:
             self._followers.setdefault(other, []).append(task)
@@ -159,19 +170,33 @@ class ClientMachine(Machine):
 
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take an answer; an answer that nobody waits for is a duplicate, and ignored."""
-        match message:
-            case PushAck(request=request):
-                task = self._requests.pop(request, None)
-            case Values(request=request):
-                task = self._requests.pop(request, None)
-                if task is not None:
-                    self._take(task, message)
-            case _:
-                raise ProtocolError(f"client {self.node}: no step for {type(message).__name__}")
+        if not isinstance(message, PushAck | Values):
+            raise ProtocolError(f"client {self.node}: no step for {type(message).__name__}")
+        request = message.request
+        task = self._requests.pop(request, None)
         if task is None:
             return []
+        if isinstance(message, Values):
+            self._take(task, message)
         del task.requests[request]
         return [] if task.requests else self._finish(task)
+
+    def place(self, source: int, message: Values, size: int) -> np.ndarray | None:
+        """Return where the values of an answer, which are not here yet, are to be received.
+
+        Args:
+            source: who has sent it.
+            message: the answer without its values.
+            size: bytes of the values.
+
+        Returns:
+            uint8 `(size,)`, in the caller's array; None if they have no place of their own.
+        """
+        task = self._requests.get(message.request)
+        if task is None or task.requests[message.request].owner != source:
+            return None
+        width, dtype = self.widths[task.table][1], DTYPES[self.tables[task.table].dtype]
+        return task.place(message, size, width, dtype)
 
     def validate(self) -> None:
         """Assert that open requests and unfinished tasks belong together."""
@@ -195,14 +220,11 @@ class ClientMachine(Machine):
     # -- Sending ---------------------------------------------------------------------------------
 
     def _cut(self, task: Task) -> None:
-        """Cut a task by segment."""
+        """Cut a task by segment; those without keys are told of a push if there are clocks."""
         table = self.tables[task.table]
-        if isinstance(task.where, tuple):
-            task.pieces = cut_range(table, *task.where)
-            return
-        is_told = table.has_clocks and task.values is not None
+        is_told = self._clocked[task.table] and task.values is not None
         notes = (task.within or (0, table.size)) if is_told else None
-        task.pieces = cut_keys(table, task.where, notes)
+        task.pieces = cut(table, task.where, notes)
 
     def _number(self, task: Task) -> None:
         """Give a push its number and clock, and its slices the numbers of the pushes before.
@@ -212,14 +234,16 @@ class ClientMachine(Machine):
         """
         table, stream = self.tables[task.table], self._stream(task.table, task.stream)
         task.clock = task.clock or stream.history.clock + 1
-        if table.has_clocks and task.pieces:
+        if self._clocked[task.table] and task.pieces:
             # A clock that stands still or goes back would let pulls see what is too old.
             if task.clock <= stream.history.clock:
                 raise ValueError(
                     f"logical worker {task.stream} pushes clock {task.clock} to table"
                     f" {table.name} after clock {stream.history.clock}"
                 )
-            stream.history.begin(task.clock, task.pieces[0].segment, task.pieces[-1].segment)
+            last = task.pieces[-1]
+            end = last.segment + last.segments - 1
+            stream.history.begin(task.clock, task.pieces[0].segment, end)
         if table.mode in ("sequential", "bounded"):
             # At most max_delay + 1 tasks of a logical worker are under way.
             oldest = task.clock - stream.max_delay - 1
@@ -229,22 +253,31 @@ class ClientMachine(Machine):
             stream.open.append((task.clock, task.timestamp))
         stream.number += 1
         task.number = stream.number
+        numbers = stream.numbers
+        task.pieces = split(task.pieces, numbers, self._sizes[task.table])
         for piece in task.pieces:
-            task.marks.append(stream.numbers[piece.segment])
-            stream.numbers[piece.segment] = stream.number
+            segment, many = piece.segment, piece.segments
+            piece.mark = numbers[segment]
+            numbers[segment : segment + many] = [stream.number] * many
 
-    def _needs(self, task: Task) -> list[int]:
-        """Return the clocks that a pull waits for, by piece; none where it never waits.
+    def _need(self, task: Task) -> None:
+        """Note the clocks that a pull waits for, by piece; none where it never waits.
 
         Predicates are given the last one that this logical worker has reached itself.
         """
         table = self.tables[task.table]
         if table.mode == "eventual":
-            return []
+            return
         stream = self._stream(task.table, task.stream)
         task.clock = stream.history.clock
         delay = 0 if table.mode == "predicate" else stream.max_delay
-        return [stream.history.need(piece.segment, delay) for piece in task.pieces]
+        if len(task.pieces) == 1 and task.pieces[0].segments == 1:
+            task.pieces[0].need = stream.history.need(task.pieces[0].segment, delay)
+            return
+        needs = stream.history.needs(table.segments, delay)
+        task.pieces = split(task.pieces, needs, self._sizes[task.table])
+        for piece in task.pieces:
+            piece.need = needs[piece.segment]
 
     def _stream(self, table: int, stream: int) -> Stream:
         found = self._streams.get((table, stream))
@@ -262,34 +295,34 @@ class ClientMachine(Machine):
     def _send(self, task: Task, pieces: list[Piece]) -> list[Effect]:
         """Return requests for some pieces of a task, to their owners."""
         assert self._view is not None, "no view yet"
-        table = self.tables[task.table]
         push_width, pull_width = self.widths[task.table]
-        pushes = task.values is not None
         # Group by owner; the larger of the two ways counts.
-        width = max(push_width if pushes else 0, pull_width if task.pull else 0)
-        key_bytes = width * DTYPES[table.dtype].itemsize
+        width = push_width if task.values is not None else 0
+        if task.pull and pull_width > width:
+            width = pull_width
+        key_bytes = width * self._itemsizes[task.table]
         key_bytes += 0 if isinstance(task.where, tuple) else 8
-        requests = group(pieces, self._view.owners[task.table], key_bytes)
-        places = {piece.segment: at for at, piece in enumerate(task.pieces)}
-        return [self._message(task, request, places) for request in requests]
+        requests = group(pieces, self._owners[task.table], key_bytes, self._sizes[task.table])
+        return [self._message(task, request) for request in requests]
 
-    def _message(self, task: Task, request: Request, places: dict[int, int]) -> Send:
+    def _message(self, task: Task, request: Request) -> Send:
         assert self._view is not None
         self._request += 1
         self._requests[self._request] = task
         task.requests[self._request] = request
         request.epoch = self._view.epoch
-        at = [places[piece.segment] for piece in request.pieces]
-        needs = tuple(task.needs[i] for i in at) if task.needs else ()
         # A pull's slices are marked with what they need, a push's with the push before.
-        marks = [task.marks[i] for i in at] if task.marks else needs or (0,) * len(at)
-        slices: list[Slice] = [
-            (piece.segment, mark, piece.begin, piece.count)
-            for piece, mark in zip(request.pieces, marks, strict=True)
+        pushes = task.values is not None
+        runs = [
+            (p.segment, p.segments, p.mark if pushes else p.need, p.begin, p.count)
+            for p in request.pieces
         ]
+        slices = Slices(self._sizes[task.table], runs)
+        needs: tuple[int, ...] = ()
+        if pushes and task.pull and self.tables[task.table].mode != "eventual":
+            needs = tuple(p.need for p in request.pieces)
         spans = request.spans()
-        keys = None if isinstance(task.where, tuple) else _take_spans(task.where, spans)
-        stream = self._stream(task.table, task.stream)
+        keys = None if isinstance(task.where, tuple) else take_spans(task.where, spans)
         message: Message
         if task.values is None:
             message = Pull(
@@ -315,9 +348,9 @@ class ClientMachine(Machine):
                 pull=task.pull,
                 slices=slices,
                 keys=keys,
-                values=_take_spans(task.values, spans),
+                values=take_spans(task.values, spans),
                 needs=needs,
-                base=stream.base,
+                base=self._stream(task.table, task.stream).base,
                 wants_clocks=task.wants_clocks,
             )
         return Send(request.owner, message)
@@ -326,22 +359,7 @@ class ClientMachine(Machine):
 
     def _take(self, task: Task, message: Values) -> None:
         """Put the values of an answer where the caller wants them."""
-        request, at = task.requests[message.request], 0
-        if message.clocks:
-            task.take_clocks(self.tables[task.table], message.clocks)
-        if message.keys is not None:
-            # The range of a sparse table: the keys that exist, by segment.
-            for piece, count in zip(request.pieces, message.counts, strict=True):
-                found = message.keys[at : at + count], message.values[at : at + count]
-                task.found[piece.segment] = found
-                at += count
-            return
-        if task.out is None:
-            shape = (_length(task.where), message.values.shape[1])
-            task.out = np.empty(shape, message.values.dtype)
-        for begin, end in request.spans():
-            task.out[begin:end] = message.values[at : at + end - begin]
-            at += end - begin
+        task.take(self.tables[task.table], message)
 
     def _finish(self, task: Task) -> list[Effect]:
         """Finish a task, and start what waited for it, which may be finished at once."""
@@ -371,14 +389,3 @@ class ClientMachine(Machine):
         found = [task.found[segment] for segment in sorted(task.found)]
         keys = np.concatenate([np.empty(0, np.uint64), *(keys for keys, _ in found)])
         return keys, np.concatenate([empty, *(values for _, values in found)])
-
-
-def _take_spans(array: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:
-    """Return the rows of `array` at `spans`: a view if they are one piece, else a copy."""
-    if len(spans) == 1:
-        return array[spans[0][0] : spans[0][1]]
-    return np.concatenate([array[begin:end] for begin, end in spans])
-
-
-def _length(where: KeyArray | Range) -> int:
-    return where[1] - where[0] if isinstance(where, tuple) else len(where)

@@ -30,13 +30,24 @@ class History:
         self.clock = clock
         self._recent.append((clock, first, last))
 
-    def need(self, segment: int, max_delay: int) -> int:
-        """Return the clock that every logical worker must have reached for the next task's read.
+    def needs(self, segments: int, max_delay: int) -> list[int]:
+        """Return, by segment, what every logical worker must have reached for the next task's read.
 
-        It is that of the latest task up to t - max_delay - 1 that touched the segment, t being the
-        next task; 0 if there is none.
+        It is the clock of the latest task up to t - max_delay - 1 that touched the segment, t
+        being the next task; 0 if there is none.
         """
+        self._settle(max_delay)
+        needs: list[int] = []
+        for begin, end, clock in self._old.pieces(0, segments):
+            needs += [clock] * (end - begin)
+        return needs
+
+    def need(self, segment: int, max_delay: int) -> int:
+        """Return what `needs` has for one segment."""
+        self._settle(max_delay)
+        return self._old.least(segment, segment + 1)
+
+    def _settle(self, max_delay: int) -> None:
         while self._recent and self._recent[0][0] <= self.clock - max_delay:
             clock, first, last = self._recent.popleft()
             self._old.advance(first, last + 1, clock)
-        return self._old.least(segment, segment + 1)

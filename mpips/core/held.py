@@ -1,8 +1,9 @@
 """What a server keeps of one table beside its values: numbers, clocks, logs, and who waits."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from mpips.core.aggregation import Aggregation, Contribution
 from mpips.core.clock import Piece, VectorClock
@@ -13,6 +14,7 @@ from mpips.core.slicing import Range
 from mpips.core.undo import Undo
 from mpips.store.base import Store
 from mpips.wire.messages import Before, Pull, Push
+from mpips.wire.slices import Run, Slice, Slices, runs_of
 from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 
 NEVER: Final = 2**62
@@ -23,8 +25,7 @@ Parts = Sequence[tuple[int, int]]
 """The pushes in an update: stream and number."""
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(msgspec.Struct):
     """A request whose answer waits: `open` slices of a push, or the marks of a pull.
 
     `answer` is there already if what it says must not wait for copies.
@@ -37,8 +38,7 @@ class Pending:
     answer: Send | None = None
 
 
-@dataclass(slots=True)
-class Change:
+class Change(msgspec.Struct):
     """An update of one segment that is applied here; `parts` are the pushes in it."""
 
     segment: int
@@ -49,8 +49,7 @@ class Change:
     parts: Parts
 
 
-@dataclass(slots=True)
-class Applied:
+class Applied(msgspec.Struct):
     """Updates that are applied here and on their way to `open` copies.
 
     When all have them, the clocks of `streams` move to `clock` on the segments of `spans`, and
@@ -63,7 +62,7 @@ class Applied:
     streams: Sequence[int] = ()
     clock: int = 0
     open: int = 0
-    waiters: list[Pending] = field(default_factory=list)
+    waiters: list[Pending] = []
 
 
 class Held:
@@ -93,6 +92,7 @@ class Held:
 
     def __init__(self, index: int, store: Store, streams: int) -> None:
         self.index, self.store, self.table = index, store, store.table
+        self.has_clocks = self.table.has_clocks
         segments = self.table.segments
         self.accepted = [[0] * streams for _ in range(segments)]
         self.applied = [[0] * streams for _ in range(segments)]
@@ -162,6 +162,50 @@ class Held:
         """Count an update of a segment, and return its number."""
         self.logs[segment] += 1
         return self.logs[segment]
+
+    def is_mine(self, message: Push | Pull) -> bool:
+        """Return whether this server owned all segments of a request when it was sent."""
+        reign, epoch = self.reign, message.epoch
+        for first, many, _, _, _ in runs_of(message.slices):
+            if epoch < (reign[first] if many == 1 else max(reign[first : first + many])):
+                return False
+        return True
+
+    def is_next(self, push: Push) -> bool:
+        """Return whether all slices of a push are the next of its stream, and nothing is early."""
+        if self.early:
+            return False
+        accepted, stream = self.accepted, push.stream
+        for first, many, mark, _, _ in runs_of(push.slices):
+            if accepted[first][stream] != mark:
+                return False
+            if many > 1 and any(n[stream] != mark for n in accepted[first : first + many]):
+                return False
+        return True
+
+    def note(self, push: Push) -> bool:
+        """Note that all slices of a push are applied, and return whether any of them has copies."""
+        accepted, applied, logs, targets = self.accepted, self.applied, self.logs, self.targets
+        stream, number, is_copied = push.stream, push.number, False
+        for first, many, _, _, _ in runs_of(push.slices):
+            for segment in range(first, first + many):
+                accepted[segment][stream] = applied[segment][stream] = number
+                logs[segment] += 1
+                is_copied = is_copied or targets[segment] != ()
+        return is_copied
+
+    def logged(self, slices: Sequence[Slice]) -> Slices:
+        """Return slices marked with the log numbers of their segments."""
+        runs: list[Run] = []
+        for run in runs_of(slices):
+            first, many, _, begin, count = run
+            logs = self.logs[first : first + many]
+            if logs.count(logs[0]) == many:
+                runs.append((first, many, logs[0], begin, count))
+                continue
+            each = Slices(self.table.segment_size, [run])
+            runs += [(s, 1, self.logs[s], at, rows) for s, _, at, rows in each]
+        return Slices(self.table.segment_size, runs)
 
     def may_read(self, message: Push | Pull) -> bool:
         """Return whether the table's mode allows to answer a pull, as clocks are now.

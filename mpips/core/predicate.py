@@ -13,6 +13,7 @@ from mpips.core.reading import marks_of
 from mpips.errors import AppError, ConfigError
 from mpips.store.named import import_named
 from mpips.wire.messages import Pull, Push
+from mpips.wire.slices import runs_of
 from mpips.wire.types import Table
 
 
@@ -79,9 +80,11 @@ class Rule:
         workers = [stream for stream, is_active in enumerate(active) if is_active]
         # Ranges of equal clocks are asked for once.
         asked: dict[tuple[int, ...], int] = {}
-        for (segment, _, _, _), mark in zip(message.slices, marks_of(message), strict=True):
-            found = [clocks.clocks[u].least(segment, segment + 1) for u in workers]
-            asked.setdefault((mark, *found), segment)
+        runs = runs_of(message.slices)
+        for (first, many, _, _, _), mark in zip(runs, marks_of(message), strict=True):
+            for segment in range(first, first + many):
+                found = [clocks.clocks[u].least(segment, segment + 1) for u in workers]
+                asked.setdefault((mark, *found), segment)
         for (mark, *found), segment in asked.items():
             reading = Reading(
                 clocks=np.array(found, np.int64),

@@ -7,7 +7,9 @@ import numpy as np
 
 from mpips.core.slicing import Range
 from mpips.store.base import Store
-from mpips.wire.messages import Pull, Push, Slice
+from mpips.wire.buffers import Buffers
+from mpips.wire.messages import Pull, Push
+from mpips.wire.slices import Slice, runs_of
 from mpips.wire.types import KeyArray, ValueArray
 
 Part = tuple[int, int, KeyArray | Range, ValueArray]
@@ -46,12 +48,12 @@ def update_rows(store: Store, where: KeyArray | Range, values: ValueArray) -> No
 
 
 def read_slices(
-    store: Store, message: Push | Pull
+    store: Store, message: Push | Pull, buffers: Buffers
 ) -> tuple[KeyArray | None, ValueArray, list[int]]:
     """Return what answers a pull: keys (of a sparse range only), values, and counts by slice."""
     width = store.update.pull_width
     if message.keys is not None:
-        out = np.empty((len(message.keys), width), store.dtype)
+        out = buffers.empty(len(message.keys), width, store.dtype)
         store.read_keys(message.keys, out)
         return None, out, []
     if store.table.kind == "sparse":
@@ -60,31 +62,33 @@ def read_slices(
         keys = np.concatenate([k for k, _ in found if k is not None])
         values = np.concatenate([v for _, v in found])
         return keys, values, [len(v) for _, v in found]
-    out, at = np.empty((sum(s[3] for s in message.slices), width), store.dtype), 0
-    for begin, end in join_ranges(message.slices):
+    ranges = join_ranges(message.slices)
+    out, at = buffers.empty(sum(end - begin for begin, end in ranges), width, store.dtype), 0
+    for begin, end in ranges:
         store.read_range(begin, end, out[at : at + end - begin])
         at += end - begin
     return None, out, []
 
 
 def marks_of(message: Push | Pull) -> tuple[int, ...]:
-    """Return the clocks of a pull, by slice; none of a push that pulls nothing."""
+    """Return the clocks of a pull, by run of slices; none of a push that pulls nothing."""
     if isinstance(message, Push):
         return message.needs
-    return tuple(mark for _, mark, _, _ in message.slices)
+    return tuple(run[2] for run in runs_of(message.slices))
 
 
 def needs_of(message: Push | Pull) -> Iterator[tuple[int, int, int]]:
     """Yield the clocks that a pull waits for: first segment, the one after the last, clock."""
-    for (segment, _, _, _), need in zip(message.slices, marks_of(message), strict=False):
+    runs = runs_of(message.slices)
+    for (segment, many, _, _, _), need in zip(runs, marks_of(message), strict=False):
         if need:
-            yield segment, segment + 1, need
+            yield segment, segment + many, need
 
 
 def join_ranges(slices: Sequence[Slice]) -> list[Range]:
     """Return the key ranges of the slices of a range, neighbours joined."""
     joined: list[Range] = []
-    for _, _, begin, count in slices:
+    for _, _, _, begin, count in runs_of(slices):
         if joined and joined[-1][1] == begin:
             joined[-1] = (joined[-1][0], begin + count)
         else:

@@ -15,7 +15,8 @@ import numpy as np
 from mpips.core.held import Applied, Change, Held
 from mpips.core.machine import Effect, Send
 from mpips.core.slicing import REQUEST_BYTES_MAX
-from mpips.wire.messages import Joined, Replicate, Slice, Snapshot
+from mpips.wire.messages import Joined, Replicate, Snapshot
+from mpips.wire.slices import Slice, Slices
 from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 
 
@@ -99,8 +100,9 @@ class Replicator:
         cuts = np.cumsum([0, *(count for _, _, _, count in slices)])
         effects: list[Effect] = []
         for copy, places in where.items():
-            part_keys, part_values = keys, values
+            part_keys, part_values, sent = keys, values, slices
             if len(places) < len(slices):
+                sent = [slices[at] for at in places]
                 rows = _rows(cuts, places)
                 part_keys, part_values = None if keys is None else keys[rows], values[rows]
             message = Replicate(
@@ -110,7 +112,7 @@ class Replicator:
                 table=held.index,
                 clock=applied.clock,
                 parts=list(parts),
-                slices=[slices[at] for at in places],
+                slices=Slices.of(sent),
                 keys=part_keys,
                 values=part_values,
             )
@@ -190,7 +192,7 @@ class Replicator:
             incarnation=self.incarnation,
             request=self._begin(copy, levelled or joined, levelled is None),
             table=held.index,
-            slices=slices,
+            slices=Slices.of(slices),
             numbers=np.array(numbers, np.int64),
             clocks=np.array(clocks, np.int64),
             keys=np.concatenate(keys) if keys else None,

@@ -19,6 +19,7 @@ from mpips.core.reading import cut_slices, read_slices, update_rows, update_slic
 from mpips.core.replication import Replicator
 from mpips.errors import ProtocolError
 from mpips.store.base import Store
+from mpips.wire.buffers import Buffers
 from mpips.wire.messages import (
     Message,
     Pull,
@@ -29,6 +30,7 @@ from mpips.wire.messages import (
     Snapshot,
     Values,
 )
+from mpips.wire.slices import runs_of
 from mpips.wire.types import View
 
 EARLY_SLICES_MAX: Final = 4096
@@ -46,6 +48,7 @@ class ServerMachine(Machine):
         self._held = [Held(index, store, streams) for index, store in enumerate(stores)]
         self._epoch = self._incarnation = 0
         self._replicator, self._copier = Replicator(), Copier(node)
+        self._buffers = Buffers()
         self._pushes = self._pulls = self._duplicates = self._parked = self._refused = 0
 
     @property
@@ -134,8 +137,8 @@ class ServerMachine(Machine):
         if push.base:
             self._raise_numbers(held, push)
         # Nearly always every slice is the next of its stream, and the message is one update.
-        if not held.table.aggregate and self._is_next(held, push):
-            return self._apply_whole(held, push, Pending(source, push, now, 1))
+        if not held.table.aggregate and held.is_next(push):
+            return self._apply_whole(held, push, source, now)
         pending = Pending(source, push, now, len(push.slices))
         changes: list[Change] = []
         for segment, previous, where, values in cut_slices(push.slices, push.keys, push.values):
@@ -164,8 +167,7 @@ class ServerMachine(Machine):
 
         Its client sends it again, to the new owner, as soon as it has the view.
         """
-        reign, epoch = held.reign, message.epoch
-        if all(epoch >= reign[segment] for segment, _, _, _ in message.slices):
+        if held.is_mine(message):
             return False
         self._refused += 1
         return True
@@ -180,30 +182,34 @@ class ServerMachine(Machine):
             for numbers in (held.accepted[segment], held.applied[segment]):
                 numbers[push.stream] = max(numbers[push.stream], push.base)
 
-    def _is_next(self, held: Held, push: Push) -> bool:
-        accepted, stream = held.accepted, push.stream
-        return all(accepted[segment][stream] == mark for segment, mark, _, _ in push.slices) and (
-            not held.early
-        )
-
-    def _apply_whole(self, held: Held, push: Push, pending: Pending) -> list[Effect]:
+    def _apply_whole(self, held: Held, push: Push, source: int, now: float) -> list[Effect]:
         """Apply a message whose slices are all the next ones."""
         update_slices(held.store, push.slices, push.keys, push.values)
-        slices = []
-        for segment, _, begin, count in push.slices:
-            held.accepted[segment][push.stream] = push.number
-            held.applied[segment][push.stream] = push.number
-            slices.append((segment, held.log(segment), begin, count))
-        segments = [segment for segment, _, _, _ in slices]
-        spans = held.spans(segments) if held.table.has_clocks else ()
+        if held.note(push):
+            return self._ship_whole(held, push, Pending(source, push, now, 1))
+        # Without copies it is safe at once.
+        if held.has_clocks:
+            for first, many, _, _, _ in runs_of(push.slices):
+                held.clocks.advance(push.stream, first, first + many, push.clock)
+        if push.pull:
+            effects = self._answer_push(held, Pending(source, push, now))
+        else:
+            effects = [self._answer(held, source, push)]
+        return effects + self._release_waiting(held) if held.waiting else effects
+
+    def _ship_whole(self, held: Held, push: Push, pending: Pending) -> list[Effect]:
+        """Send a message that is applied to the copies; the answer waits for them."""
+        slices = held.logged(push.slices)
+        segments = slices.segments()
+        spans = held.spans(segments) if held.has_clocks else ()
         applied = Applied(held.index, segments, spans, [push.stream], push.clock)
         applied.waiters.append(pending)
         parts = [(push.stream, push.number)]
         effects = self._replicator.ship(held, applied, parts, slices, push.keys, push.values)
-        if effects and push.pull and held.table.mode == "eventual":
+        if push.pull and held.table.mode == "eventual":
             # A pull sees what was there after its push, however long copies take.
             pending.answer = self._answer(held, pending.source, push)
-        return effects or self._finish([applied]) + self._release_waiting(held)
+        return effects
 
     def _park(
         self, held: Held, segment: int, stream: int, previous: int, contribution: Contribution
@@ -294,7 +300,7 @@ class ServerMachine(Machine):
         effects: list[Effect] = []
         for applied in updates:
             held = self._held[applied.table]
-            for segment in applied.segments:
+            for segment in applied.segments if held.latest else ():
                 if held.latest.get(segment) is applied:
                     del held.latest[segment]
             for stream in applied.streams:
@@ -372,7 +378,7 @@ class ServerMachine(Machine):
         if isinstance(message, Push) and not message.pull:
             ack = PushAck(epoch=epoch, incarnation=incarnation, request=request)
             return Send(source, ack)
-        keys, values, counts = read_slices(held.store, message)
+        keys, values, counts = read_slices(held.store, message, self._buffers)
         rewound: dict[int, int] = {}
         # A reader is behind only where another attempt of its task has pushed.
         if held.undo is not None:

@@ -1,38 +1,57 @@
 """Cuts a push or pull by segment and groups the slices into requests, one owner each."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Final
 
+import msgspec
 import numpy as np
 
-from mpips.wire.types import KeyArray, Table
+from mpips.wire.types import KEY_SPACE, KeyArray, Table, View
 
 REQUEST_BYTES_MAX: Final = 4 * 2**20
 
 Range = tuple[int, int]
 
 
-@dataclass(slots=True)
-class Piece:
-    """The part of a push or pull that lies in one segment.
+class Piece(msgspec.Struct):
+    """The part of a push or pull that lies in one segment, or in some neighbours.
 
-    `at` is its place in the caller's arrays, `begin` its first key (0 for a key list).
+    Only ranges, and notes without keys, have pieces of several segments: what is the same for
+    all of them is done once. `at` is its place in the caller's arrays, `begin` its first key (0
+    for a key list), `mark` the number of the push before, `need` the clock that a pull waits for.
     """
 
     segment: int
+    segments: int
     begin: int
     count: int
     at: int
+    mark: int = 0
+    need: int = 0
 
 
-@dataclass(slots=True)
-class Request:
-    """Pieces for one owner that travel in one message, sent in `epoch`."""
+class Request(msgspec.Struct):
+    """Pieces for one owner that travel in one message, sent in `epoch`.
+
+    `target` is where its answer is being received, of the incarnation `incarnation` of its owner.
+    """
 
     owner: int
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[Piece] = []
     size: int = 0
     epoch: int = 0
+    target: np.ndarray | None = None
+    incarnation: int = 0
+
+    def is_coming(self, view: View) -> bool:
+        """Return whether the answer is on its way here, from an owner that is still there.
+
+        It was given in the owner's reign, and what is left of it would be written over any other.
+        """
+        member = view.member(self.owner)
+        is_there = member is not None and member.incarnation == self.incarnation
+        return self.target is not None and is_there
 
     def spans(self) -> list[tuple[int, int]]:
         """Return the places [begin, end) in the caller's arrays, neighbours joined."""
@@ -44,22 +63,68 @@ class Request:
                 joined.append((piece.at, piece.at + piece.count))
         return joined
 
+    def segments(self) -> list[int]:
+        """Return the segments of all pieces."""
+        return [s for p in self.pieces for s in range(p.segment, p.segment + p.segments)]
+
+
+def cut(table: Table, where: KeyArray | Range, notes: Range | None) -> list[Piece]:
+    """Return the pieces of a range, or of a key list with `notes` as `cut_keys` takes them."""
+    return cut_range(table, *where) if isinstance(where, tuple) else cut_keys(table, where, notes)
+
 
 def cut_range(table: Table, begin: int, end: int) -> list[Piece]:
-    """Return the pieces of the key range [begin, end), ascending.
+    """Return the key range [begin, end) as one piece; none if it is empty.
 
     >>> table = Table(name="w", size=9, segments=3)
-    >>> [(piece.segment, piece.begin, piece.count) for piece in cut_range(table, 2, 7)]
-    [(0, 2, 1), (1, 3, 3), (2, 6, 1)]
+    >>> [(piece.segment, piece.segments, piece.count) for piece in cut_range(table, 2, 7)]
+    [(0, 3, 5)]
     """
     if begin >= end:
         return []
     size = table.segment_size
-    pieces = []
-    for segment in range(begin // size, (end - 1) // size + 1):
-        first, last = max(begin, segment * size), min(end, (segment + 1) * size)
-        pieces.append(Piece(segment, first, last - first, first - begin))
-    return pieces
+    first, last = begin // size, (end - 1) // size
+    whole = Piece(first, last + 1 - first, begin, end - begin, 0)
+    # All keys of a sparse table are one more than a message can count.
+    if whole.count < KEY_SPACE:
+        return [whole]
+    half = whole.segments // 2
+    return [_part(whole, first, half, size), _part(whole, half, whole.segments - half, size)]
+
+
+def split(pieces: list[Piece], values: Sequence[int], size: int) -> list[Piece]:
+    """Cut pieces where a value changes from one segment to the next.
+
+    Args:
+        pieces: ascending; those that need no cut are returned as they are.
+        values: by segment.
+        size: keys of a segment.
+    """
+    parts: list[Piece] = []
+    for piece in pieces:
+        first, many = piece.segment, piece.segments
+        if many == 1:
+            parts.append(piece)
+            continue
+        mine = values[first : first + many]
+        if all(value == mine[0] for value in mine):
+            parts.append(piece)
+            continue
+        for _, group in groupby(mine):
+            length = len(list(group))
+            parts.append(_part(piece, first, length, size))
+            first += length
+    return parts
+
+
+def _part(piece: Piece, first: int, many: int, size: int) -> Piece:
+    """Return the part of a piece that lies in some of its segments."""
+    if not piece.count:
+        return Piece(first, many, 0, 0, piece.at, piece.mark, piece.need)
+    begin = max(piece.begin, first * size)
+    count = min(piece.begin + piece.count, (first + many) * size) - begin
+    at = piece.at + begin - piece.begin
+    return Piece(first, many, begin, count, at, piece.mark, piece.need)
 
 
 def cut_keys(table: Table, keys: KeyArray, notes: Range | None = None) -> list[Piece]:
@@ -82,35 +147,72 @@ def cut_keys(table: Table, keys: KeyArray, notes: Range | None = None) -> list[P
     else:
         first, last = int(keys[0]) // size, int(keys[-1]) // size
         if first == last:
-            return [Piece(first, 0, n, 0)]
+            return [Piece(first, 1, 0, n, 0)]
     # Find where each segment begins in the list.
     begins = np.arange(first + 1, last + 1, dtype=np.uint64) * np.uint64(size)
     cuts = [0, *np.searchsorted(keys, begins).tolist(), n]
-    return [
-        Piece(first + i, 0, cuts[i + 1] - cuts[i], cuts[i])
-        for i in range(last - first + 1)
-        if notes is not None or cuts[i + 1] > cuts[i]
-    ]
+    pieces: list[Piece] = []
+    for i in range(last - first + 1):
+        count = cuts[i + 1] - cuts[i]
+        if count:
+            pieces.append(Piece(first + i, 1, 0, count, cuts[i]))
+        elif notes is not None and pieces and not pieces[-1].count:
+            pieces[-1].segments += 1
+        elif notes is not None:
+            pieces.append(Piece(first + i, 1, 0, 0, cuts[i]))
+    return pieces
 
 
-def group(pieces: list[Piece], owners: np.ndarray, key_bytes: int) -> list[Request]:
+def group(
+    pieces: list[Piece], owners: Sequence[int], key_bytes: int, size: int
+) -> list[Request]:
     """Return the requests that carry the pieces: one owner each, of a bounded size.
 
     Args:
         pieces: ascending.
-        owners: int32 `(segments,)`, the owner of each segment.
+        owners: the owner of each segment.
         key_bytes: bytes that travel for each key.
+        size: keys of a segment.
 
-    A piece is never cut, so a request may exceed `REQUEST_BYTES_MAX` by less than one piece.
+    A segment is never cut, so a request may exceed `REQUEST_BYTES_MAX` by less than one.
     """
+    # Nearly all requests of few keys are of one segment.
+    if len(pieces) == 1 and pieces[0].segments == 1:
+        return [Request(owners[pieces[0].segment], pieces)]
     requests: list[Request] = []
     latest: dict[int, Request] = {}
-    for piece in pieces:
-        owner = int(owners[piece.segment])
-        request = latest.get(owner)
-        if request is None or request.size >= REQUEST_BYTES_MAX:
-            request = latest[owner] = Request(owner)
-            requests.append(request)
-        request.pieces.append(piece)
-        request.size += piece.count * key_bytes
+    for piece in split(pieces, owners, size):
+        owner = owners[piece.segment]
+        while True:
+            request = latest.get(owner)
+            if request is None or request.size >= REQUEST_BYTES_MAX:
+                request = latest[owner] = Request(owner)
+                requests.append(request)
+            if piece.segments == 1:
+                request.pieces.append(piece)
+                request.size += piece.count * key_bytes
+                break
+            # Give the message as many segments as it has room for.
+            bytes_each = piece.count * key_bytes // piece.segments
+            room = -(-(REQUEST_BYTES_MAX - request.size) // max(1, bytes_each))
+            if room >= piece.segments or not piece.count:
+                request.pieces.append(piece)
+                request.size += piece.count * key_bytes
+                break
+            head = _part(piece, piece.segment, room, size)
+            request.pieces.append(head)
+            request.size += head.count * key_bytes
+            piece = _part(piece, piece.segment + room, piece.segments - room, size)
     return requests
+
+
+def take_spans(array: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:
+    """Return the rows of `array` at `spans`: a view if they are one piece, else a copy."""
+    if len(spans) == 1:
+        return array[spans[0][0] : spans[0][1]]
+    return np.concatenate([array[begin:end] for begin, end in spans])
+
+
+def length_of(where: KeyArray | Range) -> int:
+    """Return the number of keys of a list or range."""
+    return where[1] - where[0] if isinstance(where, tuple) else len(where)

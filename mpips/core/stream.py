@@ -1,19 +1,19 @@
 """A client's pushes and pulls while they are under way, and what logical workers have pushed."""
 
 from collections import deque
-from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from mpips.core.clock import Piece as Taken
 from mpips.core.clock import RangeClock, VectorClock
 from mpips.core.consistency import History
-from mpips.core.slicing import Piece, Range, Request
+from mpips.core.slicing import Piece, Range, Request, length_of
+from mpips.wire.messages import Values
 from mpips.wire.types import KeyArray, Table, ValueArray
 
 
-@dataclass(slots=True)
-class Task:
+class Task(msgspec.Struct):
     """A push, pull or push_pull from its call to its last answer."""
 
     timestamp: int
@@ -26,14 +26,55 @@ class Task:
     within: Range | None
     after: set[int]
     out: np.ndarray | None
-    pieces: list[Piece] = field(default_factory=list)
-    marks: list[int] = field(default_factory=list)
-    needs: list[int] = field(default_factory=list)
+    pieces: list[Piece] = []
     number: int = 0
     wants_clocks: bool = False
     clocks: VectorClock | None = None
-    requests: dict[int, Request] = field(default_factory=dict)
-    found: dict[int, tuple[KeyArray, np.ndarray]] = field(default_factory=dict)
+    requests: dict[int, Request] = {}
+    found: dict[int, tuple[KeyArray, np.ndarray]] = {}
+
+    def place(
+        self, message: Values, size: int, width: int, dtype: np.dtype
+    ) -> np.ndarray | None:
+        """Return where the values of an answer shall be received, as `ClientMachine.place` does."""
+        request = self.requests[message.request]
+        spans = request.spans()
+        if message.keys is not None or len(spans) > 1 or request.target is not None:
+            return None
+        if self.out is None:
+            self.out = np.empty((length_of(self.where), width), dtype)
+        target = self.out[spans[0][0] : spans[0][1]]
+        if target.nbytes != size:
+            return None
+        request.target, request.incarnation = target, message.incarnation
+        return target.reshape(-1).view(np.uint8)
+
+    def take(self, table: Table, message: Values) -> None:
+        """Put the values of an answer where the caller wants them."""
+        request, at = self.requests[message.request], 0
+        if message.clocks:
+            self.take_clocks(table, message.clocks)
+        if message.keys is not None:
+            # The range of a sparse table: the keys that exist, by segment.
+            for segment, count in zip(request.segments(), message.counts, strict=True):
+                self.found[segment] = message.keys[at : at + count], message.values[at : at + count]
+                at += count
+            return
+        # What was received in the caller's array is there.
+        if request.target is not None:
+            return
+        spans, values = request.spans(), message.values
+        if self.out is None:
+            length = length_of(self.where)
+            # What came is the caller's: it need not be copied if it is all that was asked for.
+            if spans == [(0, length)]:
+                self.out = values
+                return
+            self.out = np.empty((length, values.shape[1]), values.dtype)
+        for begin, end in spans:
+            if begin < end:
+                self.out[begin:end] = values[at : at + end - begin]
+                at += end - begin
 
     def take_clocks(self, table: Table, taken: list[list[Taken]]) -> None:
         """Add the clocks of an answer, which are those of its segments."""
@@ -47,7 +88,7 @@ class Task:
             return None
         pulled = RangeClock(table.segments)
         for piece in self.pieces:
-            pulled.advance(piece.segment, piece.segment + 1, 1)
+            pulled.advance(piece.segment, piece.segment + piece.segments, 1)
         spans = [(begin, end) for begin, end, is_in in pulled.pieces(0, table.segments) if is_in]
         return [
             [

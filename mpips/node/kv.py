@@ -303,7 +303,7 @@ class Worker:
             pull=pull,
             clock=clock,
             within=within,
-            after=[one.timestamp for one in after],
+            after=[one.timestamp for one in after] if after else (),
             out=out,
             clocks=clocks,
         )
@@ -322,6 +322,11 @@ def _check_keys(table: Table, keys: Keys, pushes: bool) -> tuple[KeyArray | Rang
             raise ValueError(f"table {table.name} is sparse: a push needs its keys")
         return (begin, end), end - begin
     given = np.asarray(keys)
+    if given.dtype == np.uint64 and given.shape == (1,):
+        # Nothing is to be checked of a single key but that the table has it.
+        if table.size < KEY_SPACE and int(given[0]) >= table.size:
+            raise _no_such_key(table, given[0])
+        return given, 1
     # A cast would make keys of what is none: 1.5, or -1.
     if given.ndim != 1 or (len(given) and given.dtype.kind not in "iu"):
         raise ValueError(f"keys for table {table.name} are no list of integers")
@@ -331,8 +336,12 @@ def _check_keys(table: Table, keys: Keys, pushes: bool) -> tuple[KeyArray | Rang
     if len(keys) and not (keys[1:] > keys[:-1]).all():
         raise ValueError(f"keys for table {table.name} are not sorted and unique")
     if len(keys) and table.size < KEY_SPACE and int(keys[-1]) >= table.size:
-        raise ValueError(f"table {table.name} has {table.size} keys, so there is no key {keys[-1]}")
+        raise _no_such_key(table, keys[-1])
     return keys, len(keys)
+
+
+def _no_such_key(table: Table, key: object) -> ValueError:
+    return ValueError(f"table {table.name} has {table.size} keys, so there is no key {key}")
 
 
 def _check_within(table: Table, where: KeyArray | Range, within: Range) -> Range:

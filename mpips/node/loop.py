@@ -11,7 +11,8 @@ from mpips.core.machine import Effect, Send
 from mpips.filters.chain import FilterChain
 from mpips.node.points import Reach
 from mpips.transport.backoff import Backoff
-from mpips.transport.base import FRAMES_PER_POLL, Transport
+from mpips.transport.base import FRAMES_PER_POLL, Bytes, Transport
+from mpips.wire.buffers import Buffers
 from mpips.wire.frame import Codec
 from mpips.wire.messages import (
     Message,
@@ -38,6 +39,9 @@ KINDS: Final[dict[type[Message], str]] = {
 }
 """What the bytes of a message are counted as; of all others, as `CONTROL`."""
 
+FILTERED: Final = (Push, Pull, Values)
+"""What filters and counts of keys are for."""
+
 
 class Node(ABC):
     """A role joined with a transport.
@@ -63,6 +67,8 @@ class Node(ABC):
         self.bytes_sent: Counter[str] = Counter(dict.fromkeys(kinds, 0))
         self.reach: Reach | None = None
         self._codec = Codec()
+        self._buffers = Buffers()
+        transport.place = self.place
         self._next_tick = 0.0
         self._lost: frozenset[int] = frozenset()
 
@@ -73,7 +79,7 @@ class Node(ABC):
             # What comes after a change of roles is the successor's.
             node = self.successor or self
             message = self._codec.decode(head, payload)
-            if node.chains and isinstance(message, Push | Pull | Values):
+            if node.chains and isinstance(message, FILTERED):
                 message = node.chains[message.table].decode(message)
             if self.reach is not None:
                 self.reach("take", message)
@@ -90,6 +96,10 @@ class Node(ABC):
             self._next_tick = now + TICK_S
             self.tick(now)
         return self.work() or bool(frames)
+
+    def place(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes]:
+        """Return where the arrays of a large frame are to be received, as `Transport` asks."""
+        return [self._buffers.take(size) for size in sizes]
 
     @property
     def due(self) -> float:
@@ -122,15 +132,17 @@ class Node(ABC):
 
     def send(self, dest: int, message: Message) -> None:
         """Filter, encode and send a message."""
-        if self.chains and isinstance(message, Push | Pull | Values):
+        if self.chains and isinstance(message, FILTERED):
             message = self.chains[message.table].encode(message)
         head, arrays = self._codec.encode(message)
         # All bytes that leave a node are counted here.
-        keys = message.keys if isinstance(message, Push | Pull | Values) else None
-        key_bytes = 0 if keys is None else keys.nbytes
-        size = len(head) + sum(array.nbytes for array in arrays)
-        self.bytes_sent[KINDS.get(type(message), CONTROL)] += size - key_bytes
-        self.bytes_sent["keys"] += key_bytes
+        size = len(head)
+        for array in arrays:
+            size += array.nbytes
+        if isinstance(message, FILTERED) and message.keys is not None:
+            self.bytes_sent["keys"] += message.keys.nbytes
+            size -= message.keys.nbytes
+        self.bytes_sent[KINDS.get(type(message), CONTROL)] += size
         if self.reach is not None:
             self.reach("send", message)
         self.transport.send(dest, head, arrays)

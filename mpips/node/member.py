@@ -19,7 +19,7 @@ from mpips.node.app import App, Job
 from mpips.node.calls import Calls
 from mpips.node.failure import explain_failure
 from mpips.node.log import introduce, open_log
-from mpips.node.loop import Node
+from mpips.node.loop import KINDS, Node
 from mpips.transport.base import Transport
 from mpips.wire.messages import (
     Beat,
@@ -125,6 +125,10 @@ class Member(Node):
             return
         if source != SCHEDULER and message.incarnation < self._members.get(source, NEVER):
             self._refused += 1
+            return
+        # Nearly all messages are the machine's.
+        if type(message) in KINDS:
+            self.take(source, message)
             return
         match message:
             case Start(view=view):

@@ -21,8 +21,8 @@ from mpips.node.kv import Pending, Worker
 from mpips.node.member import SCHEDULER, Member
 from mpips.node.shard import data_facts, open_shards
 from mpips.store.updates import find_update
-from mpips.transport.base import Transport
-from mpips.wire.messages import Ask, Call, Drop, Message, Progress, Takeover, Told
+from mpips.transport.base import Bytes, Transport
+from mpips.wire.messages import Ask, Call, Drop, Message, Progress, Takeover, Told, Values
 from mpips.wire.types import View
 
 Running = tuple[Coroutine[Pending, None, Any], Call]
@@ -122,6 +122,16 @@ class WorkerNode(Member):
             self.carry_out(self._asking.take(source, message))
             return
         self.carry_out(self.client.step(self.clock(), source, message))
+
+    def place(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes]:
+        """Receive the values of a pull where its caller wants them."""
+        if len(sizes) == 1:
+            message = self._codec.peek(head)
+            if isinstance(message, Values) and not message.coding:
+                target = self.client.place(source, message, sizes[0])
+                if target is not None:
+                    return [target]
+        return super().place(source, head, sizes)
 
     def perform(self, effect: Effect) -> None:
         """Note that a push or pull is finished; whoever awaits it can go on."""

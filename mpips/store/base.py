@@ -200,6 +200,8 @@ class Store(ABC):
                 f"Values of shape {values.shape} were pushed for {count} keys"
                 f" of the table {self.table.name}, whose push width is {self.update.push_width}."
             )
+        if values.dtype == self.dtype and values.flags.carray:
+            return values
         return np.require(values, self.dtype, ("C_CONTIGUOUS", "ALIGNED"))
 
     def _check_out(self, out: ValueArray, count: int) -> None:
@@ -215,7 +217,7 @@ class Store(ABC):
         """Return the run of held segments that [begin, end) lies in; -1 if it is empty."""
         if begin >= end:
             return -1
-        for run, (first, last) in enumerate(zip(self._run_first, self._run_last, strict=True)):
+        for run, (first, last) in enumerate(self._bounds):
             if first <= begin and end - 1 <= last:
                 return run
         raise self._not_held(f"keys [{begin}, {end})")
@@ -232,10 +234,15 @@ class Store(ABC):
         Raises:
             ProtocolError: keys are not strictly increasing, or not all held.
         """
-        if not (keys[1:] > keys[:-1]).all():
+        if len(keys) > 1 and not (keys[1:] > keys[:-1]).all():
             raise ProtocolError(
                 f"Keys for the table {self.table.name} are not strictly increasing."
             )
+        # Most often all lie in one run, and this is known by the ends.
+        if len(self._bounds) == 1 and len(keys):
+            first, last = self._bounds[0]
+            if first <= int(keys[0]) and int(keys[-1]) <= last:
+                return np.array([len(keys)])
         begins = np.searchsorted(keys, self._run_first)
         counts = np.searchsorted(keys, self._run_last, side="right") - begins
         if counts.sum() != len(keys):
@@ -274,6 +281,7 @@ class Store(ABC):
             else:
                 firsts.append(begin)
                 lasts.append(end - 1)
+        self._bounds = list(zip(firsts, lasts, strict=True))
         # Last keys are inclusive, because 2**64 is no uint64.
         self._run_first = np.array(firsts, dtype=np.uint64)
         self._run_last = np.array(lasts, dtype=np.uint64)

@@ -1,32 +1,34 @@
-"""A store where every key of a held segment exists: one array, positions instead of an index."""
+"""A store where every key of a held segment exists: a key is the number of its row."""
 
 from collections.abc import Iterable
 from typing import final
 
 import numpy as np
-import numpy.typing as npt
 
 from mpips.errors import ProtocolError
 from mpips.store.base import Store
+from mpips.store.reserve import release_rows, reserve_rows
 from mpips.store.update import NO_SLOTS, Slots
 from mpips.wire.types import KeyArray, Table, ValueArray
 
 
 @final
 class DenseStore(Store):
-    """All held segments of a dense table in one array, in the order of their keys.
+    """The rows of all keys of a dense table, of which those of held segments take memory.
 
-    Keys of adjacent held segments lie without a gap, so a range over them is one slice.
-    A key's row is `key + shift`, with one shift for each run of adjacent segments.
+    A key's row has its number, so that a range is one slice, and nothing is copied when segments
+    are taken or given up.
 
-    Cost: taking or giving up segments copies the whole array once; reading and updating
-    allocates nothing for ranges, and 8 bytes a key for key lists that are not resolved.
+    Cost: taking a segment writes its rows, unless they begin with zeros; giving one up returns
+    its memory; reading and updating allocates nothing, but 8 bytes a key for key lists.
     """
 
     def __init__(self, table: Table) -> None:
-        self._shift: npt.NDArray[np.int64] = np.empty(0, np.int64)
-        self._position: dict[int, int] = {}
         super().__init__(table)
+        part = table.segment_size
+        self._rows = reserve_rows(table.size, self.update.columns, self.dtype, part)
+        # The segments whose rows are not all zeros any more.
+        self._written: set[int] = set()
 
     def hold_many(self, segments: Iterable[int]) -> None:
         """Take several segments at once, at the cost of one.
@@ -34,7 +36,16 @@ class DenseStore(Store):
         Raises:
             ProtocolError: the table has no such segment, or it is held already.
         """
-        self._rearrange(sorted([*self.held, *self._check_new(segments)]))
+        new = self._check_new(segments)
+        has_zeros = not self._initial.any()
+        for segment in new:
+            if has_zeros and segment not in self._written:
+                continue
+            begin, end = self.table.segment_range(segment)
+            self._rows[begin:end] = self._initial
+        self._written.update(new)
+        if new:
+            self._note_held([*self.held, *new])
 
     def drop_many(self, segments: Iterable[int]) -> None:
         """Give up several segments at once, at the cost of one.
@@ -42,40 +53,44 @@ class DenseStore(Store):
         Raises:
             ProtocolError: a segment is not held.
         """
-        old = set(self._check_old(segments))
-        self._rearrange([segment for segment in self.held if segment not in old])
+        old = self._check_old(segments)
+        if not old:
+            return
+        self._note_held(self._held_set.difference(old))
+        # Neighbours go together: they share pages.
+        for begin, end in _join([self.table.segment_range(segment) for segment in old]):
+            release_rows(self._rows, begin, end)
+        self.generation += 1
 
     def resolve(self, keys: KeyArray, insert: bool) -> Slots:
         """Return the row number of each key, int64 `(n,)`; `insert` changes nothing here."""
-        counts = self._split_by_run(keys)
+        self._split_by_run(keys)
         # Dense keys are far below 2**63, so their bits are the same as a signed number.
-        return keys.view(np.int64) + np.repeat(self._shift, counts)
+        return keys.view(np.int64)
 
     def update_range(self, begin: int, end: int, values: ValueArray) -> None:
         """Apply the update function to all keys of [begin, end)."""
         values = self._check_values(values, max(0, end - begin))
-        run = self._check_range(begin, end)
-        if run >= 0:
-            self.update.apply(self._rows, NO_SLOTS, begin + int(self._shift[run]), values)
+        if self._check_range(begin, end) >= 0:
+            self.update.apply(self._rows, NO_SLOTS, begin, values)
 
     def read_range(
         self, begin: int, end: int, out: ValueArray | None = None
     ) -> tuple[None, ValueArray]:
         """Return None and the values of [begin, end), in `out` if it is given."""
-        run = self._check_range(begin, end)
+        self._check_range(begin, end)
         count = max(0, end - begin)
         if out is None:
             out = np.empty((count, self.update.pull_width), self.dtype)
         self._check_out(out, count)
-        if run >= 0:
-            self.update.read(self._rows, NO_SLOTS, begin + int(self._shift[run]), out)
+        if count:
+            self.update.read(self._rows, NO_SLOTS, begin, out)
         return None, out
 
     def snapshot(self, segment: int) -> tuple[None, ValueArray]:
         """Return None and a copy of the rows of a segment, one for each key."""
         begin, end = self._check_segment(segment)
-        first = self._position[segment]
-        return None, self._rows[first : first + end - begin].copy()
+        return None, self._rows[begin:end].copy()
 
     def load(self, segment: int, keys: KeyArray | None, rows: ValueArray) -> None:
         """Replace the rows of a held segment, one for each key; `rows` is copied."""
@@ -85,43 +100,26 @@ class DenseStore(Store):
                 f"The state of segment {segment} of the table {self.table.name} has the shape"
                 f" {rows.shape}, not {(end - begin, self.update.columns)}."
             )
-        first = self._position[segment]
-        self._rows[first : first + end - begin] = rows
+        self._rows[begin:end] = rows
 
     def statistics(self) -> dict[str, int]:
         """Return the number of `keys` with state, and the `bytes` that they take."""
-        return {"keys": len(self._rows), "bytes": self._rows.nbytes}
+        keys = sum(last + 1 - first for first, last in self._bounds)
+        return {"keys": keys, "bytes": keys * self.update.columns * self.dtype.itemsize}
 
     def _place(self, keys: KeyArray, insert: bool) -> tuple[Slots, int]:
         """Return the first row of keys without a gap, else the slots of all."""
         if int(keys[-1]) - int(keys[0]) == len(keys) - 1:
-            # Held keys without a gap lie in one run, which has all of them.
-            run = np.argmax(self._split_by_run(keys))
-            return NO_SLOTS, int(keys[0]) + int(self._shift[run])
+            self._split_by_run(keys)
+            return NO_SLOTS, int(keys[0])
         return self.resolve(keys, insert), 0
 
-    def _rearrange(self, segments: list[int]) -> None:
-        """Make the array for these segments, with the old rows of those held before."""
-        if tuple(segments) == self.held:
-            return
-        ranges = [self.table.segment_range(segment) for segment in segments]
-        sizes = [end - begin for begin, end in ranges]
-        starts = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
-        position = dict(zip(segments, starts.tolist(), strict=False))
-        rows = np.empty((int(starts[-1]), self.update.columns), self.dtype)
 
-        # Copy what was held; a new segment starts at the initial state.
-        for segment, size in zip(segments, sizes, strict=True):
-            target = rows[position[segment] : position[segment] + size]
-            if segment in self._position:
-                source = self._position[segment]
-                target[:] = self._rows[source : source + size]
-            else:
-                target[:] = self._initial
-
-        # All old row numbers are wrong from here on.
-        self._rows, self._position = rows, position
-        self._note_held(segments)
-        self.generation += 1
-        lengths = (self._run_last - self._run_first).astype(np.int64) + 1
-        self._shift = np.cumsum(lengths) - lengths - self._run_first.astype(np.int64)
+def _join(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ascending ranges, neighbours joined."""
+    joined: list[tuple[int, int]] = []
+    for begin, end in ranges:
+        if joined and joined[-1][1] == begin:
+            begin = joined.pop()[0]
+        joined.append((begin, end))
+    return joined

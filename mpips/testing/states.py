@@ -14,7 +14,7 @@ from mpips.store.update import Update
 
 UNSEEN: Final = frozenset(
     ("_story", "_pushes", "_pulls", "_duplicates", "_parked", "_refused", "refused", "_repeats",
-     "generation")
+     "generation", "_buffers")
 )
 """Attributes that nothing depends on but statistics, and views of stores."""
 
@@ -46,7 +46,7 @@ def freeze(value: Any, seen: dict[int, int] | None = None) -> Any:
             return "set", tuple(sorted(value))
         case dict():
             return tuple((freeze(key), freeze(one, seen)) for key, one in value.items())
-    if isinstance(value, msgspec.Struct):
+    if isinstance(value, msgspec.Struct) and value.__struct_config__.frozen:
         names = value.__struct_fields__
         return type(value).__name__, tuple(freeze(getattr(value, n), seen) for n in names)
     if id(value) in seen:
@@ -57,8 +57,9 @@ def freeze(value: Any, seen: dict[int, int] | None = None) -> Any:
         return "store", value.owned, [freeze(value.snapshot(s)) for s in value.held].__repr__()
     if isinstance(value, Iterable):
         return type(value).__name__, tuple(freeze(one, seen) for one in value)
-    names = vars(value) if hasattr(value, "__dict__") else type(value).__slots__
-    fields = ((n, freeze(getattr(value, n), seen)) for n in sorted(names) if n not in UNSEEN)
+    fields = (
+        (n, freeze(getattr(value, n), seen)) for n in sorted(names_of(value)) if n not in UNSEEN
+    )
     return type(value).__name__, tuple(fields)
 
 
@@ -69,7 +70,10 @@ def clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
     if known is not None:
         return known
     kind: Any = type(value)
-    if kind in SHARED or isinstance(value, msgspec.Struct | Update | np.dtype):
+    if kind in SHARED or isinstance(value, Update | np.dtype):
+        return value
+    # Structs that may change are copied; the others are messages and tables.
+    if isinstance(value, msgspec.Struct) and value.__struct_config__.frozen:
         return value
     if kind is list:
         copied = memo[id(value)] = []
@@ -86,8 +90,20 @@ def clone(value: Any, memo: dict[int, Any] | None = None) -> Any:
     if kind in (set, np.ndarray):
         copied = memo[id(value)] = value.copy()
         return copied
+    if isinstance(value, msgspec.Struct):
+        changed: Any = copy.copy(value)
+        memo[id(value)] = changed
+        for name in value.__struct_fields__:
+            setattr(changed, name, clone(getattr(value, name), memo))
+        return changed
     copied = memo[id(value)] = kind.__new__(kind)
-    names = vars(value) if hasattr(value, "__dict__") else kind.__slots__
-    for name in names:
+    for name in names_of(value):
         object.__setattr__(copied, name, clone(getattr(value, name), memo))
     return copied
+
+
+def names_of(value: Any) -> Iterable[str]:
+    """Return the names of an object's attributes."""
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    return list(vars(value) if hasattr(value, "__dict__") else type(value).__slots__)

@@ -10,6 +10,7 @@ it is the clock that every logical worker must have reached there (0: none), or,
 decides on that, the reader's own last clock there. For a range, `begin`
 is its first key and `count` its number of keys; for a key list, `begin` is 0 and the slices cut
 the list in order, `count` keys each. A slice without keys is a note of the clock.
+`mpips.wire.slices` keeps neighbours of equal marks as one run.
 """
 
 from typing import Any
@@ -17,9 +18,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mpips.wire.slices import Slice as Slice
+from mpips.wire.slices import Slices as Slices
 from mpips.wire.types import View
-
-Slice = tuple[int, int, int, int]
 
 
 class Coding(msgspec.Struct, frozen=True, array_like=True):
@@ -59,7 +60,7 @@ class Takeover(msgspec.Struct, frozen=True, array_like=True):
 class Push(Message, frozen=True, tag=1):
     """Client to owner: apply these values; answered by `PushAck`, or `Values` if `pull`.
 
-    `needs` are the clocks that a pull waits for, by slice; none if it waits for nothing more.
+    `needs` are the clocks that a pull waits for, by run of slices; none if it waits for nothing.
     All of the stream's pushes up to `base` are known to be applied everywhere: what came before a
     node took over the logical worker. `wants_clocks` is as in `Pull`.
     A key of the slices' range that is not in `keys` takes the clock and keeps its value
@@ -72,7 +73,7 @@ class Push(Message, frozen=True, tag=1):
     number: int
     clock: int
     pull: bool
-    slices: list[Slice]
+    slices: Slices
     keys: np.ndarray | None
     values: np.ndarray
     needs: tuple[int, ...] = ()
@@ -97,7 +98,7 @@ class Pull(Message, frozen=True, tag=3):
 
     request: int
     table: int
-    slices: list[Slice]
+    slices: Slices
     keys: np.ndarray | None
     stream: int = 0
     clock: int = 0
@@ -137,12 +138,12 @@ class Replicate(Message, frozen=True, tag=14):
     table: int
     clock: int
     parts: list[tuple[int, int]]
-    slices: list[Slice]
+    slices: Slices
     keys: np.ndarray | None
     values: np.ndarray
     coding: tuple[Coding, ...] = ()
 
-    def content(self) -> tuple[list[Slice], np.ndarray | None, np.ndarray]:
+    def content(self) -> tuple[Slices, np.ndarray | None, np.ndarray]:
         """Return slices, keys and values."""
         return self.slices, self.keys, self.values
 
@@ -177,7 +178,7 @@ class Snapshot(Message, frozen=True, tag=15):
 
     request: int
     table: int
-    slices: list[Slice]
+    slices: Slices
     numbers: np.ndarray
     clocks: np.ndarray
     keys: np.ndarray | None

@@ -9,7 +9,7 @@ import msgspec
 from mpips.core.client import ClientMachine
 from mpips.core.machine import Effect, Send
 from mpips.core.server import ServerMachine
-from mpips.core.slicing import Request
+from mpips.core.slicing import Request, split
 from mpips.core.stream import Task
 from mpips.wire.messages import Push
 
@@ -59,17 +59,18 @@ class NumbersAfterFilters(ClientMachine):
         """By table, stream and segment: the last number that was sent there."""
         return self.__dict__.setdefault("_sent_marks", {})
 
-    def _message(self, task: Task, request: Request, places: dict[int, int]) -> Send:
+    def _message(self, task: Task, request: Request) -> Send:
         if task.values is not None:
             at, stream = (task.table, task.stream), self._stream(task.table, task.stream)
             number = self._sent[at] = self._sent.get(at, stream.base) + 1
             stream.number = task.number = number
+            shape = self.tables[task.table]
+            marks = [self._marks.get((*at, s), stream.base) for s in range(shape.segments)]
+            request.pieces = split(request.pieces, marks, shape.segment_size)
             for piece in request.pieces:
-                task.marks[places[piece.segment]] = self._marks.get(
-                    (*at, piece.segment), stream.base
-                )
-                self._marks[*at, piece.segment] = number
-        return super()._message(task, request, places)
+                piece.mark = marks[piece.segment]
+            self._marks.update({(*at, segment): number for segment in request.segments()})
+        return super()._message(task, request)
 
 
 class BaseForgotten(ClientMachine):
@@ -105,8 +106,8 @@ class StreamOfItsOwn(ClientMachine):
                 taken.numbers = [0] * shape.segments
         self.__dict__.setdefault("_renamed", set()).add(stream)
 
-    def _message(self, task: Task, request: Request, places: dict[int, int]) -> Send:
-        send = super()._message(task, request, places)
+    def _message(self, task: Task, request: Request) -> Send:
+        send = super()._message(task, request)
         is_renamed = task.stream in self.__dict__.get("_renamed", ())
         is_summed = self.tables[task.table].aggregate
         if is_renamed and not is_summed and isinstance(send.message, Push):

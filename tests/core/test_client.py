@@ -10,7 +10,7 @@ from mpips.core.client import ClientMachine
 from mpips.core.machine import Effect, Finished, Send
 from mpips.errors import ProtocolError
 from mpips.wire.messages import Pull, Push, PushAck, Ready, Values
-from mpips.wire.types import Table, View, make_epoch
+from mpips.wire.types import Member, Table, View, make_epoch
 
 DENSE = Table(name="w", size=12, segments=4)
 SUMS = Table(name="w", size=12, segments=4, aggregate=True, mode="sequential")
@@ -175,3 +175,47 @@ def test_values_are_written_where_the_caller_wants_them() -> None:
 def test_message_that_is_no_answer_is_refused() -> None:
     with pytest.raises(ProtocolError, match="no step for Ready"):
         make_client(DENSE).step(0.0, 1, Ready())
+
+
+def answer_of(pull: Pull, keys: int) -> Values:
+    """Return the answer to a pull without its values, as it is while they are being received."""
+    return Values(request=pull.request, table=0, keys=None, values=np.empty(0), counts=[])
+
+
+def test_values_are_received_in_the_callers_array() -> None:
+    machine = make_client(DENSE, owners=[1, 2, 2, 1])
+    out = np.zeros((12, 1))
+    pulls = sent(machine.start(0, 0, (0, 12), pull=True, out=out)[1])
+    # That of the first owner lies in two places.
+    assert machine.place(1, answer_of(pulls[0], 6), 48) is None
+    assert machine.place(1, answer_of(pulls[1], 6), 48) is None, "not its owner"
+    assert machine.place(2, answer_of(pulls[1], 6), 40) is None, "of another size"
+    target = machine.place(2, answer_of(pulls[1], 6), 48)
+    assert target is not None
+    assert np.shares_memory(target, out[3:9])
+    assert machine.place(2, answer_of(pulls[1], 6), 48) is None, "taken"
+    target.view(np.float64)[:] = 7
+    values = target.view(np.float64).reshape(-1, 1)
+    for pull, got in ((pulls[1], values), (pulls[0], np.full((6, 1), 5.0))):
+        given = Values(request=pull.request, table=0, keys=None, values=got, counts=[])
+        effects = machine.step(0.0, 1, given)
+    assert [effect.timestamp for effect in effects if isinstance(effect, Finished)] == [1]
+    assert out[:, 0].tolist() == [5] * 3 + [7] * 6 + [5] * 3
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_pull_that_is_being_received_is_sent_again_only_if_its_owner_is_gone(stays: bool) -> None:
+    machine = make_client(DENSE)
+    (pull,) = sent(machine.start(0, 0, (0, 12), pull=True, out=np.zeros((12, 1)))[1])
+    assert machine.place(1, answer_of(pull, 12), 96) is not None
+    members = tuple(Member(node, "server", "", 0) for node in ((1, 2) if stays else (2,)))
+    epoch = make_epoch(2, 0)
+    owners, since = np.full(4, 2, np.int32), np.full(4, epoch)
+    again = sent(machine.install(View(epoch, members, (owners,), (), since=(since,))))
+    assert len(again) == (not stays)
+    # What is not being received is sent again in any case.
+    (other,) = sent(machine.start(0, 0, (0, 3), pull=True)[1])
+    later = make_epoch(3, 0)
+    members = tuple(Member(node, "server", "", 0) for node in (1, 2, 3))
+    view = View(later, members, (np.full(4, 3, np.int32),), (), since=(np.full(4, later),))
+    assert other.slices[0] in [m.slices[0] for m in sent(machine.install(view))]

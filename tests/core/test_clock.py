@@ -178,3 +178,4 @@ def test_need_is_the_latest_own_task_that_is_old_enough(seed: int, max_delay: in
             touching = [t for t, low, high in tasks if low <= segment <= high]
             old = [t for t in touching if t <= clock + 1 - max_delay - 1]
             assert history.need(segment, max_delay) == max(old, default=0)
+            assert history.needs(segments, max_delay)[segment] == max(old, default=0)

@@ -155,7 +155,8 @@ class NumbersOfAllSegments(ClientMachine):
 
     def _number(self, task: Task) -> None:
         super()._number(task)
-        task.marks = [task.number - 1] * len(task.pieces)
+        for piece in task.pieces:
+            piece.mark = task.number - 1
 
 
 class NoNumbers(ClientMachine):
@@ -163,22 +164,23 @@ class NoNumbers(ClientMachine):
 
     def _number(self, task: Task) -> None:
         super()._number(task)
-        task.marks = [0] * len(task.pieces)
+        for piece in task.pieces:
+            piece.mark = 0
 
 
 class NoNeeds(ClientMachine):
     """Does not say which clock a pull needs."""
 
-    def _needs(self, task: Task) -> list[int]:
-        return [0] * len(task.pieces)
+    def _need(self, task: Task) -> None:
+        return
 
 
 class NoNotes(ClientMachine):
     """Sends nothing to segments without keys."""
 
-    def _message(self, task: Task, request: Any, places: dict[int, int]) -> Send:
+    def _message(self, task: Task, request: Any) -> Send:
         request.pieces = [piece for piece in request.pieces if piece.count] or request.pieces[:1]
-        return super()._message(task, request, places)
+        return super()._message(task, request)
 
 
 class IgnoresAfter(ClientMachine):

@@ -8,6 +8,7 @@ import pytest
 from mpips.core.reading import read_slices
 from mpips.core.undo import Undo
 from mpips.store.table import make_store
+from mpips.wire.buffers import Buffers
 from mpips.wire.messages import Pull, Slice
 from mpips.wire.types import KeyArray, Table
 
@@ -67,12 +68,12 @@ def test_reader_gets_each_segment_as_of_its_own_clock(table: Table, seed: int) -
     as_of = {key: seen[min(last - 1, len(seen) - 1)] for key, seen in past.items()}
     asked = pool[rng.random(12) < 0.7]
     message = pull(table, asked, last - 1)
-    _, values, _ = read_slices(store, message)
+    _, values, _ = read_slices(store, message, Buffers())
     undo.rewind(message, None, values)
     assert values[:, 0].tolist() == [as_of[key] for key in asked.tolist()]
     # The same for the whole range, where a sparse table has the keys that exist.
     message = pull(table, (0, table.size), last - 1)
-    found, values, _ = read_slices(store, message)
+    found, values, _ = read_slices(store, message, Buffers())
     undo.rewind(message, found, values)
     keys = pool if found is None else found
     assert values[:, 0].tolist() == [as_of[key] for key in keys.tolist()]
@@ -87,11 +88,11 @@ def test_ranges_are_put_back_and_other_clocks_see_what_is_there() -> None:
     store.update_range(1, 3, np.full((2, 1), 10.0))
     for clock, expected in ((1, [1.0, 1.0, 1.0, 1.0]), (2, [1.0, 11.0, 11.0, 1.0])):
         message = pull(DENSE, (0, 4), clock)
-        _, values, _ = read_slices(store, message)
+        _, values, _ = read_slices(store, message, Buffers())
         undo.rewind(message, None, values)
         assert values[:, 0].tolist() == expected
     undo.put(0, None)
     message = pull(DENSE, (0, 4), 1)
-    _, values, _ = read_slices(store, message)
+    _, values, _ = read_slices(store, message, Buffers())
     undo.rewind(message, None, values)
     assert values[1, 0] == 11.0

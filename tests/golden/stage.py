@@ -15,6 +15,7 @@ from mpips.core.task import Plan, Task
 from mpips.errors import MpipsError
 from mpips.store.table import make_store
 from mpips.wire.messages import Failed, Hello, Joined, Message, Ready, Return, Stopped
+from mpips.wire.slices import Slices
 from mpips.wire.types import NOBODY, Member, Table, View, make_epoch
 
 HIDDEN = ("epoch", "incarnation", "coding", "view", "process", "checkpoint")
@@ -277,7 +278,7 @@ def show(value: Any) -> str:
         given = {field.name: getattr(value, field.name) for field in msgspec.structs.fields(value)}
         shown = [f"{name} {show(item)}" for name, item in given.items() if says(name, item)]
         return f"{type(value).__name__} {', '.join(shown)}".strip()
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | Slices):
         return " ".join(str(item) for item in value)
     return str(value)
 

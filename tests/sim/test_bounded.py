@@ -99,8 +99,8 @@ def test_eventual_knows_no_bound() -> None:
 
 def test_wait_that_is_one_task_too_short_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build with an off-by-one in what a read needs is staler than it may be."""
-    need = History.need
-    monkeypatch.setattr(History, "need", lambda self, segment, tau: need(self, segment, tau + 1))
+    settle = History._settle
+    monkeypatch.setattr(History, "_settle", lambda self, tau: settle(self, tau + 1))
     assert max(staleness_of(with_delay(1), seed) for seed in range(3)) > 1
     violations, staleness = check_logs(1, range(3))
     assert violations

@@ -53,8 +53,8 @@ def caught(case: Case) -> str:
 class AckBeforeReplication(ServerMachine):
     """Acknowledges a push that its copies do not have yet."""
 
-    def _apply_whole(self, held: Held, push: Push, pending: Pending) -> list[Effect]:
-        return super()._apply_whole(held, push, pending) + self._count(held, pending)
+    def _ship_whole(self, held: Held, push: Push, pending: Pending) -> list[Effect]:
+        return super()._ship_whole(held, push, pending) + self._count(held, pending)
 
 
 def test_ack_before_replication_is_caught() -> None:

@@ -1,13 +1,16 @@
 """What only dense stores do: whole ranges."""
 
+import mmap
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mpips.errors import ProtocolError
 from mpips.store.dense import DenseStore
+from mpips.wire.types import Table
 from tests.store.reference import dense_table
 
 
@@ -90,12 +93,47 @@ def test_adding_needs_no_numba():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_taking_or_giving_up_nothing_copies_nothing():
+def test_taking_or_giving_up_segments_copies_no_others():
     # Each view of a job asks for it, and everything waits.
     store = DenseStore(dense_table())
     store.hold_many([0, 1, 2])
     rows, generation = store._rows, store.generation
     store.hold_many([])
     store.drop_many([])
-    assert store._rows is rows
     assert store.generation == generation
+    store.hold_many([4, 5])
+    store.drop_many([1])
+    assert store._rows is rows
+
+
+@pytest.mark.parametrize("update", ["add", "max"])
+def test_segment_that_is_taken_again_begins_anew(update: str):
+    # So small that several segments share a page, and so large that some pages are one's alone.
+    for size in (100, 10**5):
+        settings = {"initial": 3.0} if update == "max" else {}
+        store = DenseStore(Table(name="w", size=size, segments=7, update=update, settings=settings))
+        store.hold_many(range(7))
+        store.update_range(0, size, np.full((size, 1), 9.0))
+        before = store.read_range(0, size)[1][0, 0]
+        store.drop_many([2, 3, 5])
+        store.hold_many([3, 5])
+        initial = settings.get("initial", 0.0)
+        for segment in (0, 1, 3, 4, 5, 6):
+            begin, end = store.table.segment_range(segment)
+            expected = initial if segment in (3, 5) else before
+            assert (store.read_range(begin, end)[1] == expected).all(), segment
+
+
+def test_segments_given_up_take_no_memory():
+    def resident() -> int:
+        fields = Path("/proc/self/statm").read_text().split()
+        return int(fields[1]) * mmap.PAGESIZE
+
+    store = DenseStore(Table(name="w", size=2**22, segments=8))
+    start = resident()
+    store.hold_many(range(8))
+    assert resident() - start < 2**24, "rows of zeros take memory"
+    store.update_range(0, 2**22, np.ones((2**22, 1)))
+    assert resident() - start > 2**24
+    store.drop_many(range(1, 8))
+    assert resident() - start < 2**24

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mpips.errors import FrameError
-from mpips.wire.frame import Codec
+from mpips.wire.frame import INLINE_BYTES, VERSION, Codec
 from mpips.wire.messages import (
     MESSAGES,
     Ask,
@@ -41,6 +41,7 @@ from mpips.wire.messages import (
     Told,
     Values,
 )
+from mpips.wire.slices import Slices
 from mpips.wire.types import Member, View, make_epoch
 
 DTYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
@@ -146,7 +147,7 @@ def test_array_survives(rng: np.random.Generator, dtype: str, shape: tuple[int, 
 
 
 def test_contiguous_arrays_are_not_copied() -> None:
-    values = np.ones((4, 2))
+    values = np.ones((100, 2))
     _, (sent,) = Codec().encode(Return(request=1, result=values))
     assert np.shares_memory(sent, values)
     payload = values.reshape(-1).view(np.uint8)
@@ -154,6 +155,32 @@ def test_contiguous_arrays_are_not_copied() -> None:
     received = Codec().decode(head, [payload])
     assert isinstance(received, Return)
     assert np.shares_memory(received.result, values)
+
+
+@pytest.mark.parametrize("count", [INLINE_BYTES // 8, INLINE_BYTES // 8 + 1])
+def test_small_array_is_part_of_the_head_and_aligned(count: int) -> None:
+    message = Return(request=1, result=["odd"[: count % 4], np.arange(count, dtype=np.int64)])
+    _, beside = Codec().encode(message)
+    assert len(beside) == (count > INLINE_BYTES // 8)
+    received = travel(message)
+    assert isinstance(received, Return)
+    assert received.result[1].tolist() == list(range(count))
+    assert received.result[1].flags.carray
+
+
+@pytest.mark.parametrize("slices", [
+    [], [(3, 1, 12, 4)], [(0, 7, 5, 5), (1, 7, 10, 10), (2, 7, 20, 5), (4, 1, 0, 0)],
+])  # fmt: skip
+def test_runs_of_slices_are_read_as_the_slices(slices: list[Any]) -> None:
+    runs = [(0, 3, 7, 5, 20), (4, 1, 1, 0, 0)] if len(slices) > 1 else Slices.of(slices).runs
+    message = Pull(request=3, table=1, slices=Slices(10, runs), keys=None)
+    received = travel(message)
+    assert isinstance(received, Pull)
+    assert list(received.slices) == slices == [received.slices[i] for i in range(len(slices))]
+    assert len(received.slices) == len(slices)
+    assert received.slices.runs == runs
+    # By hand a plain list will do.
+    assert travel(Pull(request=3, table=1, slices=slices, keys=None)).slices == slices
 
 
 def test_scalars_of_numpy_travel_as_numbers() -> None:
@@ -190,16 +217,17 @@ def test_codec_goes_on_after_an_error() -> None:
     assert codec.decode(head, []) == PushAck(request=7)
 
 
-def frame() -> tuple[bytes, list[np.ndarray]]:
-    """Return a frame with two arrays."""
-    slices = [(0, 0, 0, 2), (1, 0, 0, 1)]
-    message = Pull(request=3, table=1, slices=slices, keys=np.arange(3, dtype=np.uint64))
+def frame(keys: int = 100) -> tuple[bytes, list[np.ndarray]]:
+    """Return a frame with an array, which is beside its head if it has many keys."""
+    slices = Slices(4, [(0, 1, 0, 0, 2), (1, 3, 0, 4, 9)])
+    message = Pull(request=3, table=1, slices=slices, keys=np.arange(keys, dtype=np.uint64))
     head, arrays = Codec().encode(message)
     return head, [array.view(np.uint8) for array in arrays]
 
 
-def test_each_flipped_bit_of_a_head_is_noticed_or_harmless() -> None:
-    head, payload = frame()
+@pytest.mark.parametrize("keys", [3, 100])
+def test_each_flipped_bit_of_a_head_is_noticed_or_harmless(keys: int) -> None:
+    head, payload = frame(keys)
     codec = Codec()
     original = codec.decode(head, payload)
     harmless = 0
@@ -215,8 +243,9 @@ def test_each_flipped_bit_of_a_head_is_noticed_or_harmless() -> None:
     assert harmless == 8
 
 
-def test_each_truncated_head_is_noticed() -> None:
-    head, payload = frame()
+@pytest.mark.parametrize("keys", [3, 100])
+def test_each_truncated_head_is_noticed(keys: int) -> None:
+    head, payload = frame(keys)
     for length in range(len(head)):
         with pytest.raises(FrameError):
             Codec().decode(head[:length], payload)
@@ -241,7 +270,7 @@ def test_body_with_a_right_checksum_but_no_message_is_refused(body: bytes) -> No
     import struct
     import zlib
 
-    head = struct.pack("<HBxIII", 0x5350, 1, len(body), zlib.crc32(body), 0) + body
+    head = struct.pack("<HBxIII", 0x5350, VERSION, len(body), zlib.crc32(body), 0) + body
     with pytest.raises(FrameError, match="wrong body"):
         Codec().decode(head, [])
 

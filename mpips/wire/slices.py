@@ -1,0 +1,109 @@
+"""The slices of a message, neighbours that differ in nothing but the segment kept as one run."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, final, overload
+
+Slice = tuple[int, int, int, int]
+"""Segment, mark, begin, count."""
+
+Run = tuple[int, int, int, int, int]
+"""First segment, number of segments, and the mark, begin and count of them all."""
+
+
+@final
+class Slices(Sequence[Slice]):
+    """What a message says of segments, one after the other; read it as a list of slices.
+
+    A push of a whole table is one run however many segments it has, so that code that looks at
+    `runs` alone need not touch each segment. A run of several segments is a range of keys, or a
+    note without keys; those of a key list have one segment each.
+
+    Args:
+        size: keys of a segment, by which runs of ranges are cut.
+        runs: the runs.
+
+    >>> slices = Slices(10, [(0, 3, 7, 5, 20)])
+    >>> list(slices)
+    [(0, 7, 5, 5), (1, 7, 10, 10), (2, 7, 20, 5)]
+    """
+
+    __slots__ = ("_all", "runs", "size")
+
+    def __init__(self, size: int, runs: list[Run]) -> None:
+        self.size, self.runs = size, runs
+        self._all: list[Slice] | None = None
+
+    @classmethod
+    def of(cls, slices: Iterable[Slice]) -> "Slices":
+        """Return slices as such, each a run of its own if they are a plain list."""
+        if isinstance(slices, cls):
+            return slices
+        return cls(1, [(segment, 1, mark, begin, n) for segment, mark, begin, n in slices])
+
+    @classmethod
+    def unpack(cls, numbers: list[Any]) -> "Slices":
+        """Return what `pack` was given; or a plain list of slices, as written by hand.
+
+        >>> Slices.unpack(Slices(10, [(4, 1, 0, 40, 2)]).pack()) == [(4, 0, 40, 2)]
+        True
+        """
+        if not numbers or isinstance(numbers[0], list):
+            return cls.of(tuple(one) for one in numbers)
+        rest = iter(numbers)
+        return cls(next(rest), list(zip(rest, rest, rest, rest, rest, strict=True)))
+
+    def pack(self) -> list[int]:
+        """Return the runs as one flat list, which is the fastest to encode."""
+        flat = [self.size]
+        for run in self.runs:
+            flat += run
+        return flat
+
+    def segments(self) -> list[int]:
+        """Return the segments."""
+        return [s for first, many, *_ in self.runs for s in range(first, first + many)]
+
+    def keys(self) -> int:
+        """Return the number of keys of all slices."""
+        return sum(run[4] for run in self.runs)
+
+    def _each(self) -> list[Slice]:
+        if self._all is None:
+            self._all = [one for run in self.runs for one in self._cut(*run)]
+        return self._all
+
+    def _cut(self, segment: int, many: int, mark: int, begin: int, count: int) -> Iterator[Slice]:
+        if many == 1 or not count:
+            yield from ((segment + at, mark, begin, count) for at in range(many))
+            return
+        for one in range(segment, segment + many):
+            first = max(begin, one * self.size)
+            last = min(begin + count, (one + 1) * self.size)
+            yield one, mark, first, last - first
+
+    @overload
+    def __getitem__(self, at: int) -> Slice: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Slice]: ...
+    def __getitem__(self, at: int | slice) -> Slice | list[Slice]:
+        return self._each()[at]
+
+    def __iter__(self) -> Iterator[Slice]:
+        return iter(self._each())
+
+    def __len__(self) -> int:
+        return sum(run[1] for run in self.runs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._each() == list(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._each()))
+
+    def __repr__(self) -> str:
+        return repr(self._each())
+
+
+def runs_of(slices: Iterable[Slice]) -> list[Run]:
+    """Return the runs of slices, which may be a plain list."""
+    return slices.runs if type(slices) is Slices else Slices.of(slices).runs
