@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from mpips.testing.trial import Shape, Trial
 
 FAILED = 1
-COUNTED = ("server_duplicate_slices", "server_parked_slices")
+COUNTED = (
+    "server_duplicate_slices", "server_parked_slices", "moved_segments", "server_stopped_pushes",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, metavar="K",
                         help="run K seeds from N on, and print only counts and what fails")
     parser.add_argument("--no-kills", action="store_true", help="let nobody die")
+    parser.add_argument("--no-orders", action="store_true",
+                        help="let no segments move, and nobody come or go by order")
     for name in ("servers", "workers", "logical-workers"):
         parser.add_argument(f"--{name}", type=int, default=0, metavar="N",
                             help="a fixed number; without it, drawn from the seed")
@@ -49,21 +53,21 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.story:
             raise UsageError("--story tells of one run, --seeds makes many", "",
                              "Give --seed alone.")
-        return _run_many(arguments.seed, arguments.seeds, shape, not arguments.no_kills)
-    trial = run_trial(arguments.seed, shape, not arguments.no_kills)
+        return _run_many(arguments, shape)
+    trial = run_trial(arguments.seed, shape, not arguments.no_kills, not arguments.no_orders)
     messages = _story(trial, arguments.story) if arguments.story else []
     print("\n".join([*messages, *_tell(trial)]))
     return FAILED if trial.has_failed else 0
 
 
-def _run_many(first: int, count: int, shape: "Shape", has_kills: bool) -> int:
+def _run_many(arguments: argparse.Namespace, shape: "Shape") -> int:
     """Run many seeds and print a line for each that fails, and one for all."""
     from mpips.testing.trial import run_trial
 
     totals: Counter[str] = Counter()
-    failed = 0
+    first, count, failed = arguments.seed, arguments.seeds, 0
     for seed in range(first, first + count):
-        trial = run_trial(seed, shape, has_kills)
+        trial = run_trial(seed, shape, not arguments.no_kills, not arguments.no_orders)
         if trial.has_failed:
             failed += 1
             print(f"seed {seed} failed: {_problems(trial)[0]}\n  {trial.replay()}", flush=True)
@@ -73,6 +77,7 @@ def _run_many(first: int, count: int, shape: "Shape", has_kills: bool) -> int:
         totals["pauses"] += simulation.pauses
         totals["deaths"] += len(simulation.dead)
         totals["left behind"] += len(simulation.scheduler.machine.dead - simulation.dead)
+        totals["orders"] += simulation.scheduler.machine.statistics()["orders"]
         totals["ended with 76"] += bool(trial.excuse)
         for name in COUNTED:
             totals[name.removeprefix("server_").replace("_", " ")] += trial.counters[name]

@@ -70,11 +70,11 @@ class Asking:
     def install(self, view: View) -> list[Effect]:
         """Ask again what is open, where the answers would not be all, or not the whole."""
         self._targets.know(view)
-        nodes = {member.node for member in view.members}
+        roles = {member.node: member.role for member in view.members}
         effects: list[Effect] = []
         for question in self._open.values():
             is_moved = any((since > question.epoch).any() for since in view.since)
-            is_gone = not nodes.issuperset(question.open.values())
+            is_gone = any(roles.get(node) != question.role for node in question.open.values())
             if is_gone or (is_moved and question.group == "servers"):
                 effects += self._ask(question, view)
         return effects

@@ -51,6 +51,7 @@ class Calling:
 
     def __init__(self) -> None:
         self.requests = self.reissued = 0
+        self._is_over = True
         self._tasks = 0
         # By table: tau, where the plan has changed it. Each call says it, so that all know.
         self._delays: dict[str, int] = {}
@@ -87,6 +88,22 @@ class Calling:
         """Return whether no task is running."""
         return self._open is None
 
+    def release(self, before: Sequence[int], actors: Sequence[int]) -> None:
+        """Note who does not act for a logical worker any more, though it lives: it forgets all."""
+        for worker, (old, new) in enumerate(zip(before, actors, strict=True)):
+            if old != new:
+                self._actors[worker] = NOBODY
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether there will be no more tasks, or no first one yet."""
+        return self._is_over
+
+    @property
+    def is_among_servers(self) -> bool:
+        """Return whether a task is running on servers, each with what it owns."""
+        return self._open is not None and bool(self._open.servers)
+
     def is_settled(self, view: View | None) -> bool:
         """Return whether whoever acts for a logical worker has what its earlier calls have left.
 
@@ -113,7 +130,7 @@ class Calling:
         Raises:
             AppError: it is for a node that there never was.
         """
-        self._now = now
+        self._now, self._is_over = now, False
         self._tasks += 1
         self._open = Open(task)
         for worker, actor in enumerate(view.actors):
@@ -218,6 +235,7 @@ class Calling:
 
     def stop(self) -> None:
         """Wait for nobody any more."""
+        self._is_over = True
         self._open = None
 
     def _give_out(self, view: View) -> list[Effect]:

@@ -44,21 +44,32 @@ class Copier:
         # By table and segment, then by log number: what came early.
         self._early: dict[tuple[int, int], dict[int, Entry]] = {}
 
-    def install(self, helds: Sequence[Held]) -> None:
-        """Forget what former owners have sent, and what is another's business now."""
+    def install(self, helds: Sequence[Held]) -> list[Effect]:
+        """Forget what former owners have sent, and what is another's business now.
+
+        Owners that go on are answered, since they wait for all whom they have sent something.
+        """
+        effects: list[Effect] = []
         for (table, segment), entries in list(self._early.items()):
             held = helds[table]
             sources = {entry.shipped.source for entry in entries.values()}
             if sources != {held.owner[segment]}:
                 del self._early[table, segment]
+            elif segment not in held.copied:
+                del self._early[table, segment]
+                for entry in entries.values():
+                    effects += self._count(entry.shipped)
+        return effects
 
     def take_updates(self, held: Held, source: int, message: Replicate) -> list[Effect]:
         """Apply updates that are the next of their segments, and keep the others for later."""
-        if not self._is_owners(held, source, message):
+        mine = self._find_mine(held, source, message)
+        if mine is None:
             return []
         logs, level, parts = held.logs, held.level, message.parts
         # Nearly always all are the next, and the message is one update.
-        if all(s in level and log == logs[s] + 1 for s, log, _, _ in message.slices):
+        is_whole = len(mine) == len(message.slices)
+        if is_whole and all(s in level and log == logs[s] + 1 for s, log, _, _ in message.slices):
             if held.undo is not None:
                 for segment, _, where, _ in cut_slices(*message.content()):
                     held.undo.note(segment, message.clock, where)
@@ -72,7 +83,7 @@ class Copier:
             return effects
         shipped, effects = Shipped(source, message.request, len(message.slices)), []
         for segment, log, where, values in cut_slices(*message.content()):
-            if segment in level and log <= logs[segment]:
+            if segment not in mine or (segment in level and log <= logs[segment]):
                 effects += self._count(shipped)
                 continue
             # If it comes once more, that one is answered, as it has the same number of slices.
@@ -83,7 +94,8 @@ class Copier:
 
     def take_snapshot(self, held: Held, source: int, message: Snapshot) -> list[Effect]:
         """Put the state of segments in the place of what was there, unless it is older."""
-        if not self._is_owners(held, source, message):
+        mine = self._find_mine(held, source, message)
+        if mine is None:
             return []
         effects: list[Effect] = []
         at = 0
@@ -91,7 +103,7 @@ class Copier:
             keys = None if message.keys is None else message.keys[at : at + count]
             rows = message.rows[at : at + count]
             at += count
-            if segment in held.level and log <= held.logs[segment]:
+            if segment not in mine or (segment in held.level and log <= held.logs[segment]):
                 continue
             held.store.load(segment, keys, rows)
             numbers, clocks = message.numbers[place].tolist(), message.clocks[place].tolist()
@@ -101,15 +113,20 @@ class Copier:
             effects += self._apply_next(held, segment)
         return [*effects, self._answer(source, message.request)]
 
-    def _is_owners(self, held: Held, source: int, message: Replicate | Snapshot) -> bool:
-        """Tell whether a message is of the owner of its segments, sent in its reign."""
+    def _find_mine(
+        self, held: Held, source: int, message: Replicate | Snapshot
+    ) -> set[int] | None:
+        """Return the segments of a message that are copied here; None if it has to be refused.
+
+        Then none of them is the sender's, or was it when it was sent. Of an owner that goes on,
+        what has moved is as good as taken: all had it before it was handed over.
+        """
         owner, since, epoch = held.owner, held.since, message.epoch
-        is_owners = all(
-            owner[segment] == source and epoch >= since[segment]
-            for segment, _, _, _ in message.slices
-        )
-        self.refused += not is_owners
-        return is_owners
+        told = [s for s, _, _, _ in message.slices if owner[s] == source and epoch >= since[s]]
+        if not told and message.slices:
+            self.refused += 1
+            return None
+        return held.copied.intersection(told)
 
     def _apply_next(self, held: Held, segment: int) -> list[Effect]:
         """Apply the updates of a segment that follow the last one, as far as they are here."""

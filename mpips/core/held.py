@@ -1,13 +1,14 @@
 """What a server keeps of one table beside its values: numbers, clocks, logs, and who waits."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from mpips.core.aggregation import Aggregation, Contribution
 from mpips.core.clock import Piece, VectorClock
-from mpips.core.machine import Send
+from mpips.core.machine import Effect, Send
 from mpips.core.predicate import Rule
 from mpips.core.reading import needs_of
 from mpips.core.slicing import Range
@@ -83,7 +84,14 @@ class Held:
         owner: by segment: who owns it.
         since: by segment: the epoch since which that one does.
         targets: by segment, as owner: the copies that get every update.
+        heirs: by segment: the node that it moves to.
+        asked: by segment: the epoch in which the latest of its targets was asked to join.
+        stopped: the segments that this server owns and serves no more, as they move.
+        untold: those of them of which the scheduler does not know yet that all are level.
+        parked: the pushes that wait until it is decided who owns what is stopped.
+        stopped_pushes: how many there have been.
         sync: the segments of which this server is a copy in sync, by its view.
+        copied: those, and the ones that it joins.
         level: the segments of which this server, a copy, has what their owner began with.
         undo: of a sequential table: what its segments were before their last updates.
         latest: by segment: the last update that is not on all copies yet.
@@ -109,7 +117,14 @@ class Held:
         self.owner = [NOBODY] * segments
         self.since = [0] * segments
         self.targets: list[tuple[int, ...]] = [()] * segments
+        self.heirs = [NOBODY] * segments
+        self.asked = [0] * segments
+        self.stopped: set[int] = set()
+        self.untold: set[int] = set()
+        self.parked: list[Pending] = []
+        self.stopped_pushes = 0
         self.sync: set[int] = set()
+        self.copied: set[int] = set()
         self.level: set[int] = set()
         self.latest: dict[int, Applied] = {}
         self.undo = Undo(store) if self.table.mode == "sequential" else None
@@ -120,34 +135,72 @@ class Held:
 
         In the first view all segments are empty, so that copies are level with their owners.
         """
+        at = self.index
         owners, copies, joining, since = (
-            part[self.index] for part in (view.owners, view.copies, view.joining, view.since)
+            part[at] for part in (view.owners, view.copies, view.joining, view.since)
         )
-        mine = set((owners == node).nonzero()[0].tolist())
-        sync = set((copies == node).any(axis=1).nonzero()[0].tolist())
-        joins = set((joining == node).any(axis=1).nonzero()[0].tolist())
+        heirs, stops, handed = view.heirs[at], view.stops[at], view.handed[at]
+        mine = _where(owners == node)
+        sync = _where((copies == node).any(axis=1))
+        joins = _where((joining == node).any(axis=1) | (heirs == node)) - sync
         before = {segment for segment, epoch in enumerate(self.reign) if epoch != NEVER}
         is_first = view.is_first
         assert is_first or mine <= before | self.sync | self.level, "an owner without the values"
         kept = mine | sync | joins
         self.store.drop_many([segment for segment in self.store.held if segment not in kept])
         self.store.hold_many(sorted(kept.difference(self.store.held)))
-        self.sync = sync
-        # A new owner begins a new reign: its copies are level with it after a snapshot.
         old, self.owner, self.since = self.since, owners.tolist(), since.tolist()
         changed = {at for at, (a, b) in enumerate(zip(old, self.since, strict=True)) if a != b}
-        old_level = self.level.intersection(kept)
-        self.level = sync.copy() if is_first else old_level.difference(mine, changed)
+        # A new owner begins a new reign: its copies are level with it after a snapshot, or if all
+        # were level when it was handed over.
+        still = (self.level | before) & sync & changed & _where(handed != 0)
+        level = (self.level & kept).difference(mine, changed) | still
+        self.sync, self.copied, self.level = sync, sync | joins, sync.copy() if is_first else level
         self.reign = [
             epoch if segment in mine else NEVER for segment, epoch in enumerate(self.since)
         ]
-        for segment in range(len(self.reign)):
-            alive = {*copies[segment].tolist(), *joining[segment].tolist()} - {NOBODY}
-            targets = copies[segment].tolist() if is_first else self.targets[segment]
-            self.targets[segment] = tuple(t for t in targets if t in alive)
+        new = mine - before | mine & changed
+        self._aim(view, set() if is_first else new & _where(handed != 0))
+        self._leave(before - mine | before & changed)
+        self.heirs = heirs.tolist()
+        self.stopped = mine & _where(stops != 0)
+        self.untold = set(self.stopped)
         self.store.owned = tuple(sorted(mine))
         self.active = [actor != NOBODY for actor in view.actors] or self.active
-        return sorted(mine - before)
+        return sorted(new)
+
+    def _aim(self, view: View, handed: Collection[int]) -> None:
+        """Keep as targets of updates those that a view has, and who was level at a hand-over."""
+        copies, joining, heirs, asked = (
+            part[self.index].tolist()
+            for part in (view.copies, view.joining, view.heirs, view.asked)
+        )
+        for segment, sync in enumerate(copies):
+            targets = sync if view.is_first or segment in handed else self.targets[segment]
+            alive = {*sync, *joining[segment], heirs[segment]} - {NOBODY}
+            # Whoever was asked anew may have forgotten what it was sent.
+            if asked[segment] != self.asked[segment]:
+                alive &= {*sync}
+            self.targets[segment] = tuple(t for t in targets if t in alive)
+        self.asked = asked
+
+    def _leave(self, lost: Collection[int]) -> None:
+        """Forget what waits at segments that are another's now: clients send it again to that one.
+
+        What was accepted and never applied is not in the values that were handed over.
+        """
+        for segment in lost:
+            self.accepted[segment] = list(self.applied[segment])
+            self.latest.pop(segment, None)
+            if self.sums:
+                self.sums[segment] = Aggregation(len(self.active))
+        if not lost:
+            return
+        for queue in (self.early, self.unapplied):
+            for key in [key for key in queue if key[0] in lost]:
+                del queue[key]
+        self.waiting = [one for one in self.waiting if not touches(one.message, lost)]
+        self.parked = [one for one in self.parked if not touches(one.message, lost)]
 
     def moved(self, parts: Parts) -> Sequence[int]:
         """Return the streams whose clocks an update of these pushes moves.
@@ -162,6 +215,26 @@ class Held:
         """Count an update of a segment, and return its number."""
         self.logs[segment] += 1
         return self.logs[segment]
+
+    def raise_numbers(self, push: Push) -> None:
+        """Note that all pushes up to the base are applied: who took over does not know where.
+
+        Whoever does know, if two attempts of a call are under way, says so by a lower number.
+        """
+        self.bases[push.stream] = max(self.bases[push.stream], push.base)
+        for segment, _, _, _ in push.slices:
+            for numbers in (self.accepted[segment], self.applied[segment]):
+                numbers[push.stream] = max(numbers[push.stream], push.base)
+
+    def count_waiting(self) -> int:
+        """Return how many requests wait for clocks, or for a view."""
+        return len(self.waiting) + len(self.parked)
+
+    def park(self, pending: Pending) -> list[Effect]:
+        """Let a push to what moves wait until a view says who owns it."""
+        self.stopped_pushes += 1
+        self.parked.append(pending)
+        return []
 
     def is_mine(self, message: Push | Pull) -> bool:
         """Return whether this server owned all segments of a request when it was sent."""
@@ -210,10 +283,16 @@ class Held:
     def may_read(self, message: Push | Pull) -> bool:
         """Return whether the table's mode allows to answer a pull, as clocks are now.
 
+        What moves to another server is read there.
+
         Raises:
             AppError: the user's predicate failed.
         """
-        if self.table.mode == "eventual" or (isinstance(message, Push) and not message.pull):
+        if isinstance(message, Push) and not message.pull:
+            return True
+        if self.stopped and touches(message, self.stopped):
+            return False
+        if self.table.mode == "eventual":
             return True
         if self._rule is not None:
             return next(self._rule.refusals(self.clocks, self.active, message), None) is None
@@ -310,3 +389,12 @@ class Held:
         # A copy that had more than its new owner goes back: the clocks have to, too.
         for stream, clock in enumerate(clocks):
             self.clocks.clocks[stream].reset(segment, segment + 1, clock)
+
+
+def touches(message: Push | Pull, segments: Collection[int]) -> bool:
+    """Return whether a request touches one of some segments."""
+    return any(segment in segments for segment, _, _, _ in message.slices)
+
+
+def _where(mask: np.ndarray) -> set[int]:
+    return set(np.flatnonzero(mask).tolist())

@@ -60,7 +60,7 @@ def first_view(
     members = sorted(members, key=lambda member: member.node)
     servers = [member.node for member in members if member.role == "server"]
     workers = [member.node for member in members if member.role == "worker"]
-    hosts = _hosts(members)
+    hosts = server_hosts(members)
     actors = [workers[i * len(workers) // logical_workers] for i in range(logical_workers)]
     owners = tuple(place(i, table.segments, servers) for i, table in enumerate(tables))
     empty = tuple(np.full((len(part), replicas), NOBODY, np.int32) for part in owners)
@@ -89,14 +89,15 @@ def fail_over(view: View, epoch: int, dead: Collection[int], policy: str) -> Cha
     """
     assert policy in WORKER_POLICIES, policy
     members, hired = _hire(view, epoch, dead, policy)
+    leaving = _who_leaves(view, members)
     actors, moved = _reassign(view, members, dead, hired, policy)
-    hosts = _hosts(members)
-    owners, copies, joining, since, lost = [], [], [], [], []
+    hosts = server_hosts(members)
+    owners, copies, joining, since, asked, lost = [], [], [], [], [], []
     promoted = 0
     for table, old in enumerate(view.owners):
         owner, sync, reign = old.copy(), view.copies[table].copy(), view.since[table].copy()
-        joins = _without(view.joining[table], dead)
-        sync = _without(sync, dead)
+        joins = drop_nodes(view.joining[table], dead)
+        sync = drop_nodes(sync, dead)
         # The first copy in sync takes over.
         orphans = np.isin(old, list(dead))
         owner[orphans] = sync[orphans, 0] if sync.shape[1] else NOBODY
@@ -105,11 +106,13 @@ def fail_over(view: View, epoch: int, dead: Collection[int], policy: str) -> Cha
         promoted += int(orphans.sum())
         lost += [(table, int(segment)) for segment in np.flatnonzero(owner == NOBODY)]
         there = np.concatenate([sync, joins], axis=1)
-        wanted = place_copies(table, owner, there, hosts, sync.shape[1])
+        wanted = place_copies(table, owner, there, hosts, sync.shape[1], leaving)
+        asked.append(np.where((wanted != NOBODY).any(axis=1), epoch, view.asked[table]))
         owners.append(owner)
         copies.append(sync)
-        joining.append(_merge(joins, wanted))
+        joining.append(fill_free(joins, wanted))
         since.append(reign)
+    # Who was to get a segment may be dead, or not get the rest: all moves begin anew.
     new = View(
         epoch=epoch,
         members=tuple(members),
@@ -118,23 +121,41 @@ def fail_over(view: View, epoch: int, dead: Collection[int], policy: str) -> Cha
         copies=tuple(copies),
         joining=tuple(joining),
         since=tuple(since),
+        handed=tuple(
+            (part * (reign != epoch)).astype(np.uint8)
+            for part, reign in zip(view.handed, since, strict=True)
+        ),
+        asked=tuple(asked),
+        leaving=leaving,
+        coming=tuple(node for node in view.coming if node not in dead),
     )
     return Change(new, promoted, moved, hired, lost)
 
 
 def admit(view: View, epoch: int, joins: Joins) -> View:
-    """Return the view in which copies that have joined are in sync."""
+    """Return the view in which copies that have joined are in sync.
+
+    They take the places of servers that leave. Owners stop what has its heir now.
+    """
     copies = [part.copy() for part in view.copies]
     joining = [part.copy() for part in view.joining]
+    stops = [part.copy() for part in view.stops]
     for (table, node), segments in joins.items():
         for segment in segments:
+            if view.heirs[table][segment] == node and not stops[table][segment]:
+                stops[table][segment] = epoch
             at = np.flatnonzero(joining[table][segment] == node)
-            if len(at):
-                joining[table][segment, at] = NOBODY
-                free = np.flatnonzero(copies[table][segment] == NOBODY)
-                copies[table][segment, free[0]] = node
+            if not len(at):
+                continue
+            joining[table][segment, at] = NOBODY
+            row = copies[table][segment]
+            free = np.flatnonzero((row == NOBODY) | np.isin(row, view.leaving))
+            if len(free):
+                # A free place is at the end; those before it are in use.
+                empty = free[row[free] == NOBODY]
+                row[empty[0] if len(empty) else free[0]] = node
     return msgspec.structs.replace(
-        view, epoch=epoch, copies=tuple(copies), joining=tuple(joining)
+        view, epoch=epoch, copies=tuple(copies), joining=tuple(joining), stops=tuple(stops)
     )
 
 
@@ -163,12 +184,23 @@ def _hire(
     for member in sorted(view.members, key=lambda member: member.role != urgent):
         has_successor = policy == "replace" or (policy == "spread" and not is_left)
         is_replaced = member.role == "server" or (member.role == "worker" and has_successor)
-        if member.node in dead and is_replaced and spares:
+        if member.node in dead and member.node not in view.leaving and is_replaced and spares:
             spare = spares.pop(0)
             new = Member(spare.node, member.role, spare.host, epoch)
             members[members.index(spare)] = new
             hired.append(new)
     return members, hired
+
+
+def _who_leaves(view: View, members: Sequence[Member]) -> tuple[int, ...]:
+    """Return who leaves still: nobody of a role of which too few would be left."""
+    needed = {"server": max((part.shape[1] for part in view.copies), default=0) + 1, "worker": 1}
+    leaving: list[int] = []
+    for role, least in needed.items():
+        there = [member.node for member in members if member.role == role]
+        if len(set(there).difference(view.leaving)) >= least:
+            leaving += [node for node in there if node in view.leaving]
+    return tuple(sorted(leaving))
 
 
 def _reassign(
@@ -196,7 +228,7 @@ def _reassign(
     return actors, moved
 
 
-def _hosts(members: Sequence[Member]) -> dict[int, str]:
+def server_hosts(members: Sequence[Member]) -> dict[int, str]:
     """Return the host of each server; where there is one host, each counts as one of its own."""
     servers = {member.node: member.host for member in members if member.role == "server"}
     if len(set(servers.values())) > 1:
@@ -204,7 +236,7 @@ def _hosts(members: Sequence[Member]) -> dict[int, str]:
     return {node: str(node) for node in servers}
 
 
-def _without(nodes: np.ndarray, dead: Collection[int]) -> np.ndarray:
+def drop_nodes(nodes: np.ndarray, dead: Collection[int]) -> np.ndarray:
     """Return rows of nodes without the dead, the free places at the end."""
     left = np.where(np.isin(nodes, list(dead)), NOBODY, nodes)
     order = np.argsort(left == NOBODY, axis=1, kind="stable")
@@ -218,7 +250,7 @@ def _shift(nodes: np.ndarray) -> np.ndarray:
     return np.concatenate([nodes[:, 1:], np.full((len(nodes), 1), NOBODY, nodes.dtype)], axis=1)
 
 
-def _merge(nodes: np.ndarray, more: np.ndarray) -> np.ndarray:
+def fill_free(nodes: np.ndarray, more: np.ndarray) -> np.ndarray:
     """Return rows of nodes with others in their free places."""
-    merged = _without(np.concatenate([nodes, more], axis=1), ())
+    merged = drop_nodes(np.concatenate([nodes, more], axis=1), ())
     return np.ascontiguousarray(merged[:, : nodes.shape[1]])

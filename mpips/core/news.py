@@ -49,6 +49,17 @@ def tell_of_copies(seconds: float) -> Report:
     return Report("copies", {"text": text, "after_s": round(seconds, 6)})
 
 
+def tell_of_moves(segments: int) -> Report:
+    """Return the report that so many segments have moved.
+
+    >>> tell_of_moves(1).facts["text"]
+    '1 segment has moved to another server'
+    """
+    verb = "has" if segments == 1 else "have"
+    text = f"{_count(segments, 'segment')} {verb} moved to another server"
+    return Report("moved", {"text": text, "segments": segments})
+
+
 def least_copies(view: View) -> int:
     """Return how many copies in sync each segment has at least: so many servers may die now."""
     counts = [int((part != NOBODY).sum(axis=1).min()) for part in view.copies if len(part)]

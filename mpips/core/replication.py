@@ -12,20 +12,24 @@ from itertools import chain
 
 import numpy as np
 
-from mpips.core.held import Applied, Change, Held
+from mpips.core.held import NEVER, Applied, Change, Held
 from mpips.core.machine import Effect, Send
 from mpips.core.slicing import REQUEST_BYTES_MAX
-from mpips.wire.messages import Joined, Replicate, Snapshot
+from mpips.wire.messages import Handed, Joined, Replicate, Snapshot
 from mpips.wire.slices import Slice, Slices
 from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 
 
 @dataclass(slots=True)
 class Shipment:
-    """A request to a copy; `joins` says that it is a snapshot for a copy that joins."""
+    """A request to a copy; `joins` says that it is a snapshot for a copy that joins.
+
+    `epoch` is that in which it was sent.
+    """
 
     dest: int
     applied: Applied
+    epoch: int
     joins: bool = False
 
 
@@ -37,8 +41,10 @@ class Replicator:
 
     def __init__(self) -> None:
         self.epoch = self.incarnation = 0
-        self._scheduler = 0
+        self.snapshots = 0
+        self._node = self._scheduler = 0
         self._request = 0
+        self._helds: Sequence[Held] = ()
         self._open: dict[int, Shipment] = {}
         # What copies that join still need: table, node, segments.
         self._joins: deque[tuple[Held, int, list[int]]] = deque()
@@ -56,23 +62,30 @@ class Replicator:
         self.epoch = view.epoch
         schedulers = view.nodes("scheduler")
         self._scheduler = schedulers[0] if schedulers else 0
-        alive = {member.node for member in view.members}
+        self._node, self._helds = node, helds
+        appointed = {m.node: m.incarnation for m in view.members if m.role == "server"}
         finished = []
         for request, shipment in list(self._open.items()):
-            if shipment.dest not in alive:
+            # Who has left and come again has forgotten what it was sent.
+            has_left = shipment.epoch < appointed.get(shipment.dest, NEVER)
+            held = helds[shipment.applied.table]
+            # A new owner lets them join anew.
+            if shipment.joins and all(held.owner[s] != node for s in shipment.applied.segments):
+                has_left = True
+            if has_left:
                 del self._open[request]
                 finished += self._close(shipment)
         self._joins.clear()
         for held in helds:
-            self._plan_joins(held, view.joining[held.index], node)
+            self._plan_joins(held, view.joining[held.index])
         return finished
 
-    def _plan_joins(self, held: Held, joining: np.ndarray, node: int) -> None:
+    def _plan_joins(self, held: Held, joining: np.ndarray) -> None:
         wanted: dict[int, list[int]] = {}
         for segment, nodes in enumerate(joining.tolist()):
-            for copy in nodes:
+            for copy in (*nodes, held.heirs[segment]):
                 is_new = copy != NOBODY and copy not in held.targets[segment]
-                if is_new and held.owner[segment] == node:
+                if is_new and held.owner[segment] == self._node:
                     wanted.setdefault(copy, []).append(segment)
         self._joins.extend((held, copy, segments) for copy, segments in wanted.items())
 
@@ -171,6 +184,7 @@ class Replicator:
         Nobody waits for the snapshot of a copy that joins: it counts once it has it, and it then
         has all that was applied before.
         """
+        self.snapshots += 1
         slices: list[Slice] = []
         keys, rows, numbers, clocks, size = [], [], [], [], 0
         while left and size < REQUEST_BYTES_MAX:
@@ -201,6 +215,35 @@ class Replicator:
         )
         return Send(copy, message)
 
+    # -- Hand-overs ------------------------------------------------------------------------------
+
+    def busy(self, held: Held) -> set[int]:
+        """Return the segments with something on its way to a copy in sync, or to an heir."""
+        found: set[int] = set()
+        for shipment in self._open.values():
+            if shipment.applied.table == held.index:
+                found.update(
+                    segment
+                    for segment in shipment.applied.segments
+                    if not shipment.joins or shipment.dest == held.heirs[segment]
+                )
+        return found
+
+    def hand_over(self) -> list[Effect]:
+        """Tell the scheduler which stopped segments are the same everywhere by now."""
+        effects: list[Effect] = []
+        for held in self._helds:
+            if not held.untold:
+                continue
+            heirs, targets, busy = held.heirs, held.targets, self.busy(held)
+            level = sorted(s for s in held.untold if s not in busy and heirs[s] in targets[s])
+            held.untold.difference_update(level)
+            told = Handed(
+                epoch=self.epoch, incarnation=self.incarnation, table=held.index, segments=level
+            )
+            effects += [Send(self._scheduler, told)] if level else []
+        return effects
+
     # -- Confirmations ---------------------------------------------------------------------------
 
     def confirm(self, source: int, request: int) -> tuple[list[Applied], list[Effect]]:
@@ -211,19 +254,31 @@ class Replicator:
         del self._open[request]
         effects: list[Effect] = []
         if shipment.joins:
-            joined = Joined(
-                epoch=self.epoch,
-                incarnation=self.incarnation,
-                table=shipment.applied.table,
-                copy=source,
-                segments=list(shipment.applied.segments),
-            )
-            effects = [Send(self._scheduler, joined), *self.join_next()]
+            effects = [*self._tell_joined(shipment), *self.join_next()]
         return self._close(shipment), effects
+
+    def _tell_joined(self, shipment: Shipment) -> list[Effect]:
+        """Tell the scheduler what a copy has, unless it was asked anew since it was sent that."""
+        held = self._helds[shipment.applied.table]
+        segments = [
+            segment
+            for segment in shipment.applied.segments
+            if held.owner[segment] == self._node and held.asked[segment] <= shipment.epoch
+        ]
+        if not segments:
+            return []
+        joined = Joined(
+            epoch=self.epoch,
+            incarnation=self.incarnation,
+            table=held.index,
+            copy=shipment.dest,
+            segments=segments,
+        )
+        return [Send(self._scheduler, joined)]
 
     def _begin(self, copy: int, applied: Applied, joins: bool = False) -> int:
         self._request += 1
-        self._open[self._request] = Shipment(copy, applied, joins)
+        self._open[self._request] = Shipment(copy, applied, self.epoch, joins)
         applied.open += 1
         return self._request
 

@@ -7,7 +7,7 @@ so ranges of keys stay together (OSDI 2014, section 4.3; bounded load: Mirrokni 
 Copies lie on the servers that follow on the ring, on other hosts where there are any.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -91,6 +91,7 @@ def place_copies(
     there: npt.NDArray[np.int32],
     hosts: Mapping[int, str],
     replicas: int,
+    leaving: Collection[int] = (),
 ) -> npt.NDArray[np.int32]:
     """Return which servers should become copies of each segment, beside those that are.
 
@@ -103,11 +104,12 @@ def place_copies(
         there: int32 `(segments, n)`, the copies that there are already, `NOBODY` in free places.
         hosts: the host of each live server.
         replicas: copies wanted for each segment.
+        leaving: the servers that get none, and whose copies do not count.
 
     Returns:
         int32 `(segments, replicas)`, `NOBODY` in free places.
     """
-    segments, servers = len(owners), sorted(hosts)
+    segments, servers = len(owners), sorted(set(hosts).difference(leaving))
     chosen = np.full((segments, replicas), NOBODY, np.int32)
     wanted = min(replicas, len(servers) - 1)
     if wanted <= 0:
@@ -116,8 +118,9 @@ def place_copies(
     share = load_max(segments * wanted, len(servers))
     load = {node: int((there == node).sum()) for node in servers}
     for segment in np.flatnonzero(owners != NOBODY).tolist():
-        have = [int(owners[segment]), *(node for node in there[segment].tolist() if node >= 0)]
-        for at in range(wanted + 1 - len(have)):
+        copies = [node for node in there[segment].tolist() if node in load]
+        have = [int(owners[segment]), *copies]
+        for at in range(wanted - len(copies)):
             used = {hosts[node] for node in have}
             # Of equals, the first on the ring is taken; mostly it is near.
             others = (node for node in ring.walk(segment) if node not in have)

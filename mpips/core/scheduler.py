@@ -12,7 +12,9 @@ from mpips.core.forming import agree_on_facts, first_members
 from mpips.core.machine import Effect, End, Keep, Machine, Prepare, Report, Send
 from mpips.core.news import least_copies, tell_of_change, tell_of_deaths
 from mpips.core.planning import Planning
+from mpips.core.progress import Latest
 from mpips.core.saving import Resume, Saver, When
+from mpips.core.steering import Steering
 from mpips.core.task import Plan, SetDelay
 from mpips.core.views import Views
 from mpips.core.watch import Watch
@@ -20,6 +22,7 @@ from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.wire.messages import (
     Beat,
     Failed,
+    Handed,
     Hello,
     Joined,
     Kill,
@@ -83,11 +86,11 @@ class SchedulerMachine(Machine):
         self._views = Views(node, replicas, policy)
         self._calling = Calling()
         self._dead: set[int] = set()
-        self._recovered = 0
+        self._recovered = self._exit_code = 0
         self._watch, self._host = Watch(silence_s), host
-        self._progress: dict[int, tuple[int, Progress]] = {}
+        self._progress = Latest()
+        self.steering = Steering(self._views, self._calling, self._saver, expected)
         self._deadline: float | None = None
-        self._exit_code = 0
 
     @property
     def view(self) -> View | None:
@@ -115,10 +118,7 @@ class SchedulerMachine(Machine):
             case Return() if self.state == "running":
                 return self._step_return(now, source, message)
             case Progress():
-                # Whoever takes over counts from the beginning.
-                last, latest = self._progress.get(message.worker, (source, None))
-                if latest is None or source != last or message.number > latest.number:
-                    self._progress[message.worker] = source, message
+                self._progress.note(source, message)
                 return []
             case Failed():
                 error = MpipsError(message.what, message.where, message.remedy)
@@ -130,12 +130,15 @@ class SchedulerMachine(Machine):
             case Joined():
                 self._views.note_joined(source, message)
                 return []
+            case Handed() if self.state == "running":
+                self._views.note_handed(source, message)
+                return self.steering.tick(now)
             case Saved() if self.state == "running":
                 return self._step_saved(now, source, message)
             case Beat():
                 self.see(now, message.moved)
                 return []
-            case Hello() | Ready() | Return() | Stopped() | Saved():
+            case Hello() | Ready() | Return() | Stopped() | Saved() | Handed():
                 return []
         raise ProtocolError(f"scheduler: no step for {type(message).__name__}")
 
@@ -143,7 +146,7 @@ class SchedulerMachine(Machine):
         """Give up on nodes that do not come, or do not go, in time; admit copies; watch."""
         if self.state == "running":
             assert self.view is not None
-            effects = self._views.admit(now) if self._views.has_joined else []
+            effects = self.steering.tick(now)
             return effects + self._suspect(now) + self._calling.tick(now, self.view)
         if self._deadline is None:
             self._deadline = now + FORMING_S_MAX
@@ -176,6 +179,7 @@ class SchedulerMachine(Machine):
             "reissued_calls": self._calling.reissued,
             "deaths": len(self._dead),
             "checkpoints": self._saver.saved,
+            **self._views.statistics(),
         }
         for counters in self._stopped.values():
             for name, count in counters.items():
@@ -190,11 +194,7 @@ class SchedulerMachine(Machine):
 
     def progress(self) -> dict[str, float]:
         """Return the workers' latest facts, summed."""
-        total: dict[str, float] = {}
-        for _, latest in self._progress.values():
-            for name, value in latest.facts.items():
-                total[name] = total.get(name, 0.0) + value
-        return total
+        return self._progress.total()
 
     def waiting_for(self) -> list[str]:
         """Return who has not answered yet: nodes by their ids, workers in tasks by logical ones."""
@@ -204,8 +204,8 @@ class SchedulerMachine(Machine):
             return self._calling.waiting_for()
         here: dict[str, Any] = {"forming": self._hellos, "starting": self._ready}
         here["stopping"] = self._stopped
-        known = here.get(self.state, self._expected)
-        return [f"{role} {node}" for node, role in self._expected.items() if node not in known]
+        found = here.get(self.state, self._expected)
+        return [f"{role} {node}" for node, role in self._expected.items() if node not in found]
 
     # -- Forming ---------------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class SchedulerMachine(Machine):
         assert task is not None
         assert self.view is not None
         self.tell(now, "task", f"{task.function} on {task.group}")
-        return self._calling.begin(now, task, self.view)
+        return [*self.steering.settle(), *self._calling.begin(now, task, self.view)]
 
     def _step_return(self, now: float, source: int, message: Return) -> list[Effect]:
         assert self.view is not None

@@ -13,7 +13,7 @@ from typing import Final
 
 from mpips.core.aggregation import Contribution, sum_contributions
 from mpips.core.copying import Copier
-from mpips.core.held import Applied, Change, Held, Pending
+from mpips.core.held import Applied, Change, Held, Pending, touches
 from mpips.core.machine import Effect, Machine, Send
 from mpips.core.reading import cut_slices, read_slices, update_rows, update_slices
 from mpips.core.replication import Replicator
@@ -70,16 +70,17 @@ class ServerMachine(Machine):
         for part in (self._replicator, self._copier):
             part.epoch, part.incarnation = self._epoch, self._incarnation
         new = [held.install(self.node, view) for held in self._held]
-        self._copier.install(self._held)
+        effects = self._copier.install(self._held)
         # Who has left is waited for no longer.
-        effects = self._finish(self._replicator.install(view, self._held, self.node))
+        effects += self._finish(self._replicator.install(view, self._held, self.node))
         for held, segments in zip(self._held, new, strict=True):
             if not view.is_first:
-                effects += self._replicator.level(held, segments, view.copies[held.index])
+                begun = [s for s in segments if not view.handed[held.index][s]]
+                effects += self._replicator.level(held, begun, view.copies[held.index])
             if held.table.aggregate:
                 effects += self._resume_sums(held)
-            effects += self._release_waiting(held)
-        return effects + self._replicator.join_next()
+            effects += self._unpark(held) + self._release_waiting(held)
+        return effects + self._replicator.join_next() + self._replicator.hand_over()
 
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take a client's request, or what owners and copies tell each other."""
@@ -95,7 +96,7 @@ class ServerMachine(Machine):
                 effects += self._finish(finished)
                 for table in {applied.table for applied in finished}:
                     effects += self._release_waiting(self._held[table])
-                return effects
+                return effects + self._replicator.hand_over()
             case Snapshot(table=table):
                 return self._copier.take_snapshot(self._held[table], source, message)
         raise ProtocolError(f"server {self.node}: no step for {type(message).__name__}")
@@ -119,7 +120,9 @@ class ServerMachine(Machine):
             "duplicate_slices": self._duplicates,
             "parked_slices": self._parked,
             "refused": self._refused + self._copier.refused,
-            "waiting": sum(len(held.waiting) for held in self._held) + len(self._replicator),
+            "stopped_pushes": sum(held.stopped_pushes for held in self._held),
+            "snapshots": self._replicator.snapshots,
+            "waiting": sum(held.count_waiting() for held in self._held) + len(self._replicator),
             **{key: sum(size[key] for size in sizes) for key in ("keys", "bytes")},
         }
 
@@ -133,9 +136,11 @@ class ServerMachine(Machine):
         held = self._held[push.table]
         if self._refuses(held, push):
             return []
+        if held.stopped and touches(push, held.stopped):
+            return held.park(Pending(source, push, now))
         self._pushes += 1
         if push.base:
-            self._raise_numbers(held, push)
+            held.raise_numbers(push)
         # Nearly always every slice is the next of its stream, and the message is one update.
         if not held.table.aggregate and held.is_next(push):
             return self._apply_whole(held, push, source, now)
@@ -167,20 +172,9 @@ class ServerMachine(Machine):
 
         Its client sends it again, to the new owner, as soon as it has the view.
         """
-        if held.is_mine(message):
-            return False
-        self._refused += 1
-        return True
-
-    def _raise_numbers(self, held: Held, push: Push) -> None:
-        """Note that all pushes up to the base are applied: who took over does not know where.
-
-        Whoever does know, if two attempts of a call are under way, says so by a lower number.
-        """
-        held.bases[push.stream] = max(held.bases[push.stream], push.base)
-        for segment, _, _, _ in push.slices:
-            for numbers in (held.accepted[segment], held.applied[segment]):
-                numbers[push.stream] = max(numbers[push.stream], push.base)
+        is_refused = not held.is_mine(message)
+        self._refused += is_refused
+        return is_refused
 
     def _apply_whole(self, held: Held, push: Push, source: int, now: float) -> list[Effect]:
         """Apply a message whose slices are all the next ones."""
@@ -287,11 +281,17 @@ class ServerMachine(Machine):
 
     def _resume_sums(self, held: Held) -> list[Effect]:
         """Apply the sums that waited for logical workers that take part no longer."""
-        changes = [c for segment in held.store.owned for c in self._apply_sums(held, segment)]
+        serving = [segment for segment in held.store.owned if segment not in held.stopped]
+        changes = [c for segment in serving for c in self._apply_sums(held, segment)]
         effects = self._replicate(held, changes)
         for segment in sorted({change.segment for change in changes}):
             effects += self._release(held, segment, 0)
         return effects
+
+    def _unpark(self, held: Held) -> list[Effect]:
+        """Take what was parked where this server goes on; clients send the rest to new owners."""
+        parked, held.parked = held.parked, []
+        return [e for one in parked for e in self.step(one.since, one.source, one.message)]
 
     # -- Answers ---------------------------------------------------------------------------------
 

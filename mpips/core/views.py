@@ -1,8 +1,11 @@
-"""OSDI's server manager: makes the views and tells everybody, after deaths and when copies join."""
+"""OSDI's server manager: makes the views and tells everybody: after deaths, joins, and by plan."""
 
 from collections.abc import Collection, Mapping, Sequence
 
-from mpips.core.machine import Effect, Send
+import numpy as np
+
+from mpips.core.evening import Loads, plan_moves, plan_relief
+from mpips.core.machine import Effect, Report, Send
 from mpips.core.membership import (
     Change,
     admit,
@@ -11,9 +14,20 @@ from mpips.core.membership import (
     missing_copies,
     reassign,
 )
-from mpips.core.news import tell_of_copies
+from mpips.core.moving import (
+    Move,
+    ask_for_copies,
+    dismiss,
+    hand_over,
+    is_possible,
+    is_wanted,
+    name_heirs,
+    share_logical_workers,
+)
+from mpips.core.news import tell_of_copies, tell_of_moves
+from mpips.core.orders import decide
 from mpips.errors import MpipsError, RanksLostError
-from mpips.wire.messages import Joined, NewView
+from mpips.wire.messages import Handed, Joined, NewView
 from mpips.wire.types import NOBODY, Member, Table, View, make_epoch
 
 EPOCH = make_epoch(1, 0)
@@ -31,7 +45,9 @@ class Views:
     Attributes:
         view: the newest; None before the first.
         tables: as they are cut.
-        has_joined: whether a copy waits to be admitted.
+        moved: how many segments have been handed over.
+        orders: how many of the user's orders have changed something.
+        wishes: moves that are wanted for another reason than to even out.
     """
 
     def __init__(self, node: int, replicas: int, policy: str) -> None:
@@ -41,16 +57,25 @@ class Views:
         # By table and copy: the segments that it has.
         self._joins: dict[tuple[int, int], set[int]] = {}
         self._incomplete_since: float | None = None
-
-    @property
-    def has_joined(self) -> bool:
-        """Return whether a copy waits to be admitted."""
-        return bool(self._joins)
+        self.moved = self.orders = self._told = 0
+        self.wishes: list[Move] = []
+        # By table: stopped segments of which all copies are level. The epoch without any moves.
+        self._levels: dict[int, set[int]] = {}
+        self._settled = 0
 
     @property
     def number(self) -> int:
         """Return the number of the view, as people count them."""
         return self.view.epoch // EPOCH if self.view else 0
+
+    def roles(self) -> dict[int, str]:
+        """Return the role of each other node of the view."""
+        members = self.view.members if self.view else ()
+        return {member.node: member.role for member in members if member.node != self._node}
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters, by name."""
+        return {"moved_segments": self.moved, "orders": self.orders}
 
     @property
     def dropped(self) -> list[int]:
@@ -77,6 +102,7 @@ class Views:
         # What has joined in time is in sync; what owners of before have said counts no more.
         if self._joins:
             self.view, self._joins = admit(self.view, self.view.epoch, self._joins), {}
+        self._levels = {}
         if self._incomplete_since is None:
             self._incomplete_since = now
         return fail_over(self.view, self._next(), dead, self._policy)
@@ -101,22 +127,92 @@ class Views:
     def note_joined(self, source: int, message: Joined) -> None:
         """Note the segments that a copy has, if their owner says so."""
         assert self.view is not None
-        owners, since = self.view.owners[message.table], self.view.since[message.table]
-        told = message.segments
-        segments = [s for s in told if owners[s] == source and message.epoch >= since[s]]
+        table, view = message.table, self.view
+        # Whoever was asked once more since that was said may have dropped what it had.
+        latest = np.maximum(view.since[table], view.asked[table])
+        is_told = (view.owners[table] == source) & (message.epoch >= latest)
+        segments = [segment for segment in message.segments if is_told[segment]]
         if segments:
             self._joins.setdefault((message.table, message.copy), set()).update(segments)
 
-    def admit(self, now: float) -> list[Effect]:
-        """Put the copies that have joined in sync."""
+    def note_handed(self, source: int, message: Handed) -> None:
+        """Note the segments that their owner has stopped, and that are the same on all copies."""
         assert self.view is not None
-        effects = self.announce(admit(self.view, self._next(), self._joins))
+        owners, stops = self.view.owners[message.table], self.view.stops[message.table]
+        level = {s for s in message.segments if owners[s] == source and stops[s]}
+        # What was said of a move that was called off does not count for the next one.
+        level = {s for s in level if message.epoch >= stops[s]}
+        if level:
+            self._levels.setdefault(message.table, set()).update(level)
+
+    def tick(self, now: float, may_move: bool = True) -> list[Effect]:
+        """Put the copies that have joined in sync, hand segments over, and let others move.
+
+        Args:
+            now: seconds.
+            may_move: whether segments may change hands: not while something is done with what
+                each server owns.
+        """
+        assert self.view is not None
+        view, epoch = self.view, self._next()
+        view = admit(view, epoch, self._joins) if self._joins else view
         self._joins = {}
-        if not missing_copies(self.view, self._replicas) and self._incomplete_since is not None:
+        view = self._move(view, epoch) if may_move else view
+        if view is self.view:
+            return []
+        effects = self.announce(view)
+        if not missing_copies(view, self._replicas) and self._incomplete_since is not None:
             seconds = now - self._incomplete_since
             self._incomplete_since = None
             effects.append(tell_of_copies(seconds))
+        if self.moved > self._told and not any((part != NOBODY).any() for part in view.heirs):
+            effects.append(tell_of_moves(self.moved - self._told))
+            self._told = self.moved
         return effects
+
+    def _move(self, view: View, epoch: int) -> View:
+        """Return the view in which moves have gone a step further."""
+        self.moved += sum(map(len, self._levels.values()))
+        view = hand_over(view, epoch, self._levels)
+        self._levels = {}
+        if view.epoch == self._settled and not self.wishes:
+            return view
+        view = dismiss(ask_for_copies(view, epoch), epoch)
+        view = name_heirs(view, epoch, plan_moves(view))
+        for move in self.wishes:
+            view = name_heirs(view, epoch, [move] if is_possible(view, move) else [])
+        self.wishes = [move for move in self.wishes if is_wanted(view, move)]
+        self._settled = view.epoch
+        return view
+
+    def relieve(self, loads: Loads) -> None:
+        """Let a hot segment move, if that evens the load out."""
+        assert self.view is not None
+        self.wishes += plan_relief(self.view, loads)
+
+    def order(
+        self, command: str, node: int | None, iterations: int
+    ) -> tuple[str, list[Effect]]:
+        """Follow a user's order; return what to answer, and what follows.
+
+        Raises:
+            UsageError: it cannot be followed.
+        """
+        assert self.view is not None
+        view, text = decide(
+            self.view, self._next(), command, node, self._replicas, iterations
+        )
+        if view is self.view:
+            return text, []
+        self.orders += 1
+        return text, [*self.announce(view), Report("order", {"text": text})]
+
+    def settle(self) -> list[Effect]:
+        """Give logical workers to who is new, and take them from who leaves, between two calls."""
+        assert self.view is not None
+        epoch = self._next()
+        view = dismiss(share_logical_workers(self.view, epoch), epoch)
+        return [] if view is self.view else self.announce(view)
 
     def reassign(self, actors: Mapping[int, int]) -> list[Effect]:
         """Have other nodes act for some logical workers."""

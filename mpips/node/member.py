@@ -4,9 +4,10 @@ import logging
 import os
 import socket
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
@@ -24,6 +25,7 @@ from mpips.transport.base import Transport
 from mpips.wire.messages import (
     Beat,
     Call,
+    Drop,
     Failed,
     Hello,
     Kill,
@@ -39,7 +41,7 @@ from mpips.wire.messages import (
     Stop,
     Stopped,
 )
-from mpips.wire.types import Table, View
+from mpips.wire.types import Table, View, make_epoch
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +75,17 @@ class Member(Node):
 
     Attributes:
         pulse: tells which processes on this host are alive; None: nothing does.
+        past: the counters of the roles that it has had before.
         is_fenced: whether the others go on without this node, though it lives.
     """
 
     role: str
+    kinds: ClassVar[dict[str, type["Member"]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Note the class of each role."""
+        super().__init_subclass__()
+        cls.kinds[cls.role] = cls
 
     def __init__(
         self, transport: Transport, clock: Callable[[], float], kind: type[App], config: Config
@@ -94,6 +103,7 @@ class Member(Node):
         self._parked: list[tuple[int, Message]] = []
         self._refused = self._parkings = self._parked_elsewhere = 0
         self.pulse: Pulses | None = None
+        self.past: dict[str, int] = {}
         self._next_beat = 0.0
 
     def turn(self) -> bool:
@@ -126,6 +136,10 @@ class Member(Node):
         if source != SCHEDULER and message.incarnation < self._members.get(source, NEVER):
             self._refused += 1
             return
+        # What went to this node in another role is nobody's; views and the end are everybody's.
+        if self._is_of_before(message):
+            self._refused += 1
+            return
         # Nearly all messages are the machine's.
         if type(message) in KINDS:
             self.take(source, message)
@@ -154,6 +168,12 @@ class Member(Node):
                 self._stop(code)
             case _:
                 self.take(source, message)
+
+    def _is_of_before(self, message: Message) -> bool:
+        """Return whether a message is for what this node was before it got its role by a view."""
+        own = self._members.get(self.transport.node, 0)
+        is_for_all = isinstance(message, Start | NewView | Stop | Drop | Kill)
+        return own >= make_epoch(2, 0) and message.epoch < own and not is_for_all
 
     def lose(self, nodes: frozenset[int]) -> None:
         """Go on without other nodes, of which the scheduler will tell; not without that one.
@@ -295,8 +315,28 @@ class Member(Node):
             return
         for node in old.difference(self._members):
             self.transport.forget(node)
-        self.install(view)
+        member = view.member(self.transport.node)
+        assert member is not None
+        if member.role == self.role:
+            self.install(view)
+        else:
+            self._succeed(view, member.role)
         self._unpark()
+
+    def _succeed(self, view: View, role: str) -> None:
+        """Go on in another role, as another object."""
+        log.info("a %s from now on", role)
+        node = self.kinds[role](self.transport, self.clock, self.kind, self.config)
+        node.pulse, node.reach = self.pulse, self.reach
+        node.bytes_sent, node.past = self.bytes_sent, self.all_counters()
+        node.enter(view, dict(self.job.facts))
+        self.successor = node
+
+    def all_counters(self) -> dict[str, int]:
+        """Return the machine's counters, and those of the roles before."""
+        total = Counter(self.past)
+        total.update(self.counters())
+        return dict(total)
 
     def _count_elsewhere(self, view: View) -> int:
         """Return how many parked requests are about nothing that a view gives to others."""
@@ -318,7 +358,7 @@ class Member(Node):
             "parked_messages": self._parkings,
             "parked_elsewhere": self._parked_elsewhere,
         }
-        statistics = {**self.statistics(), **views, **self.counters()}
+        statistics = {**self.statistics(), **views, **self.all_counters()}
         log.info("stop with exit code %d: %s", exit_code, statistics)
         self.send(SCHEDULER, Stopped(epoch=self._epoch, statistics=statistics))
         self.transport.flush(FLUSH_S)

@@ -15,6 +15,7 @@ from mpips.errors import ProtocolError, RanksLostError
 from mpips.node import surroundings
 from mpips.node.app import App, Job
 from mpips.node.console import Console, show
+from mpips.node.control import LOOK_S, Control
 from mpips.node.failure import explain_failure
 from mpips.node.folder import RunFolder
 from mpips.node.loop import Node
@@ -76,7 +77,8 @@ class SchedulerNode(Node):
             resume,
         )
         self.pulse: Pulses | None = None
-        self._next_look = 0.0
+        self._next_look = self._next_orders = 0.0
+        self._control = Control(folder.path) if folder is not None else None
         self._resume = resume
         self._tables: list[Table] = []
         if resume is not None:
@@ -114,6 +116,16 @@ class SchedulerNode(Node):
         error = ProtocolError(what, "\n".join(pulls), remedy)
         self.carry_out(self.machine.fail(self.clock(), error))
 
+    def order(self, command: str, node: int | None) -> str:
+        """Follow a user's order, and return the answer.
+
+        Raises:
+            UsageError: it cannot be followed.
+        """
+        text, effects = self.machine.steering.order(command, node)
+        self.carry_out(effects)
+        return text
+
     def receive(self, source: int, message: Message) -> None:
         """Step the machine."""
         if isinstance(message, Kill):
@@ -132,6 +144,9 @@ class SchedulerNode(Node):
             self.machine.see(now, self.pulse.moved())
         if self._folder is not None and (self._folder.path / STOP_FILE).exists():
             self.machine.stop_soon(f"{STOP_FILE} is there")
+        if self._control is not None and now >= self._next_orders:
+            self._next_orders = now + LOOK_S
+            self._control.serve(self.order)
         self.carry_out(self.machine.tick(now))
         if self._console is None or self.machine.state != "running":
             return

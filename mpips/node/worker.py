@@ -78,7 +78,12 @@ class WorkerNode(Member):
             self._act_for(mine)
 
     def install(self, view: View) -> None:
-        """Send again what went to servers that have died."""
+        """Send again what servers have not answered that own it no more."""
+        assert self._view is not None
+        for worker, (old, new) in enumerate(zip(self._view.actors, view.actors, strict=True)):
+            # Whoever acts for it next makes its own object.
+            if old == self.transport.node != new:
+                self._drop(worker)
         self._view = view
         self.carry_out([*self.client.install(view), *self._asking.install(view)])
 
@@ -95,6 +100,9 @@ class WorkerNode(Member):
             self._drop(call.worker)
             self._act_for([call.worker])
             self.client.take_over(call.worker, call.takeover.streams)
+        elif call.worker not in self._workers:
+            # It comes late: another node acts for that one by now, and has done it.
+            return
         worker = self._workers[call.worker]
         worker.task = call.task
         for table, max_delay in call.delays.items():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from mpips.core.moving import Move
 from mpips.core.scheduler import SchedulerMachine
 from mpips.core.task import Task
 from mpips.testing.sites import (
@@ -33,6 +34,7 @@ class Case:
         server: class of the servers' sites.
         worker: class of the workers' sites.
         scheduler: class of the scheduler's machine.
+        moves: segments, and the servers that they shall move to.
     """
 
     servers: int
@@ -50,6 +52,7 @@ class Case:
     server: type[ServerSite] = ServerSite
     worker: type[WorkerSite] = WorkerSite
     scheduler: type[SchedulerMachine] = SchedulerMachine
+    moves: tuple[tuple[int, int], ...] = ()
 
     @property
     def table(self) -> Table:
@@ -89,6 +92,8 @@ class Case:
             letters += scheduler.receive(node, Ready())
         # The first look at the time changes the detector; all later ones are at the same time.
         scheduler.tick()
+        for segment, node in self.moves:
+            machine.steering.wish(Move(0, segment, node))
         requests = []
         for node, message in letters:
             answers = sites[node].receive(SCHEDULER, message)

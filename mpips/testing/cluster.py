@@ -8,7 +8,8 @@ import numpy as np
 
 from mpips.config import Config
 from mpips.core.machine import Machine
-from mpips.errors import ProtocolError
+from mpips.core.moving import Move
+from mpips.errors import ProtocolError, UsageError
 from mpips.node.app import App, check_model
 from mpips.node.local import make_nodes, stalled_pulls
 from mpips.node.loop import Node
@@ -42,6 +43,7 @@ class Simulation:
         faults: what goes wrong.
 
     Attributes:
+        answers: what the scheduler has answered to orders.
         pauses: how often a node was given no turn for a while.
         is_healed: whether there are no faults any more.
         dead: the nodes that were killed.
@@ -62,6 +64,9 @@ class Simulation:
         self._kills = sorted(faults.kills, reverse=True)
         self._killable: dict[int, bool] = {}
         self._stops = sorted(faults.stops, reverse=True)
+        self._orders = sorted(faults.orders, reverse=True)
+        self._transfers = sorted(faults.transfers, reverse=True)
+        self.answers: list[str] = []
         self._has_begun = not faults.after_begin
         for number, node in enumerate(self.nodes):
             if isinstance(node, Member | SchedulerNode):
@@ -101,7 +106,7 @@ class Simulation:
                 next_round = network.now + (STEP_S_OF_SLEEPERS if has_sleepers else STEP_S)
                 self._begin_round()
             until = min(next_round, self._wakes[0][0]) if self._wakes else next_round
-            for mishaps in (self._kills, self._stops):
+            for mishaps in (self._kills, self._stops, self._orders, self._transfers):
                 if mishaps and self._has_begun:
                     until = min(until, max(network.now, mishaps[-1][0]))
             dest = network.advance(until)
@@ -166,12 +171,25 @@ class Simulation:
             self._has_begun = True
             self._kills = [(now + at, node) for at, node in self._kills]
             self._stops = [(now + at, node, seconds) for at, node, seconds in self._stops]
+            self._orders = [(now + at, name, node) for at, name, node in self._orders]
+            self._transfers = [(now + at, t, s, node) for at, t, s, node in self._transfers]
         if self._kills and self._kills[-1][0] <= now:
             self.kill(self._kills.pop()[1])
         if self._stops and self._stops[-1][0] <= now:
             _, node, seconds = self._stops.pop()
             if not self.is_healed:
                 self._sleep(node, seconds)
+        if self._orders and self._orders[-1][0] <= now:
+            self._give_order(*self._orders.pop()[1:])
+        if self._transfers and self._transfers[-1][0] <= now:
+            self.scheduler.machine.steering.wish(Move(*self._transfers.pop()[1:]))
+
+    def _give_order(self, command: str, node: int) -> None:
+        """Order something; where it cannot be followed, nothing happens."""
+        try:
+            self.answers.append(self.scheduler.order(command, None if node < 0 else node))
+        except UsageError as error:
+            self.answers.append(str(error))
 
     def kill(self, node: int) -> None:
         """Let a node die, wherever it is."""

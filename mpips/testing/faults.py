@@ -1,9 +1,12 @@
 """What goes wrong in a simulated run, drawn from a seed: each run has its own mix."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+
+from mpips.testing.orders import Order, Transfer, tell_order, tell_transfer
 
 DELAY_S_MEAN: Final = 1e-3
 NOTICE_S_MEAN: Final = 0.03
@@ -34,7 +37,9 @@ class Faults:
         slow_links: for some pairs of source and dest, by how much delays are longer.
         kills: when which nodes die.
         stops: when which nodes stop, and for how many seconds: they may be taken for dead.
-        after_begin: whether the times of `kills` and `stops` count from when the job begins.
+        orders: when the user orders what of whom.
+        transfers: when which segments shall move to whom.
+        after_begin: whether the times of what happens to nodes count from when the job begins.
         kill_works: the chance that a stopped process can be killed by its mates.
         notice_s: mean time until a node is told that another one has died.
         heal_s: when everything becomes well; the dead stay dead.
@@ -50,6 +55,8 @@ class Faults:
     slow_links: dict[tuple[int, int], float] = field(default_factory=dict)
     kills: tuple[tuple[float, int], ...] = ()
     stops: tuple[tuple[float, int, float], ...] = ()
+    orders: tuple[Order, ...] = ()
+    transfers: tuple[Transfer, ...] = ()
     after_begin: bool = False
     kill_works: float = 1.0
     notice_s: float = NOTICE_S_MEAN
@@ -64,7 +71,8 @@ class Faults:
                 items = (f"{_name(key)} {number:.3g}" for key, number in value.items())
                 value = ", ".join(items)
             elif isinstance(value, tuple):
-                value = ", ".join(_at(*entry) for entry in value)
+                tell = TELL.get(entry.name, lambda one: _at(*one))
+                value = ", ".join(map(tell, value))
             elif value is True:
                 value = "yes"
             elif value:
@@ -73,6 +81,12 @@ class Faults:
                 lines.append(f"{entry.name:<11} {value}")
         return lines
 
+
+TELL: Final[dict[str, Callable[[Any], str]]] = {
+    "orders": tell_order,
+    "transfers": tell_transfer,
+}
+"""How people read entries that are not of one node alone."""
 
 CALM: Final = Faults()
 """Delays, and nothing else."""

@@ -19,6 +19,9 @@ BASE: Final = 8.0
 DIGITS: Final = 17
 """Powers of 8 whose sums are exact in 53 bits; a further push is marked in the next column."""
 
+SEGMENTS: Final = (4, 4, 5)
+"""Of each table."""
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -89,9 +92,9 @@ class Ledger(App):
         """Return the three tables, of few segments."""
         size, width = self.settings.keys, self.job.logical_workers * self.settings.columns
         return [
-            Table(name="marks", size=size, segments=4, width=width),
-            Table(name="spread", kind="sparse", segments=4, width=width),
-            Table(name="sums", size=size, segments=5, aggregate=True, mode="sequential"),
+            Table(name="marks", size=size, segments=SEGMENTS[0], width=width),
+            Table(name="spread", kind="sparse", segments=SEGMENTS[1], width=width),
+            Table(name="sums", size=size, segments=SEGMENTS[2], aggregate=True, mode="sequential"),
         ]
 
     def plan(self) -> Plan:

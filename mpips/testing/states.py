@@ -14,9 +14,11 @@ from mpips.store.update import Update
 
 UNSEEN: Final = frozenset(
     ("_story", "_pushes", "_pulls", "_duplicates", "_parked", "_refused", "refused", "_repeats",
-     "generation", "_buffers")
+     "generation", "_buffers", "snapshots", "stopped_pushes", "moved", "_told", "orders",
+     "_settled")
 )
-"""Attributes that nothing depends on but statistics, and views of stores."""
+"""Attributes that nothing depends on but statistics, views of stores, and what is known to be
+settled."""
 
 SHARED: Final = (
     type(None), bool, int, float, str, bytes, frozenset, type, types.FunctionType,

@@ -10,8 +10,9 @@ from mpips.errors import MpipsError, RanksLostError
 from mpips.testing.checkers import CHECKS, Expected
 from mpips.testing.cluster import Simulation
 from mpips.testing.faults import Faults, draw_faults, draw_kills, draw_stops
-from mpips.testing.ledger import Ledger, Settings
+from mpips.testing.ledger import SEGMENTS, Ledger, Settings
 from mpips.testing.network import DELAY_S_MAX
+from mpips.testing.orders import draw_orders, draw_transfers
 from mpips.wire.types import NOBODY
 
 SERVERS_MAX: Final = 4
@@ -36,6 +37,8 @@ COUNTERS: Final = (
     "server_duplicate_slices",
     "server_parked_slices",
     "reissued_calls",
+    "moved_segments",
+    "server_stopped_pushes",
 )
 
 
@@ -66,6 +69,7 @@ class Setup:
         compress: filter of the frames, or "off".
         silence_s: after which silence a node is taken for dead.
         has_kills: whether nodes may be killed.
+        has_orders: whether segments may move, and nodes come and go by order.
     """
 
     shape: Shape
@@ -74,6 +78,7 @@ class Setup:
     compress: str
     silence_s: float
     has_kills: bool
+    has_orders: bool = True
 
 
 @dataclass
@@ -89,6 +94,7 @@ class Trial:
         violations: by check, what did not hold.
         counters: some of the job's counters.
         has_kills: whether nodes may have been killed.
+        has_orders: whether segments may have moved, and nodes have come and gone by order.
         excuse: why the job could not go on, if it ended with exit code 76 and rightly so.
     """
 
@@ -100,6 +106,7 @@ class Trial:
     violations: dict[str, list[str]]
     counters: dict[str, int]
     has_kills: bool
+    has_orders: bool = True
     excuse: str = ""
 
     @property
@@ -115,10 +122,13 @@ class Trial:
             f" --workers {shape.workers} --logical-workers {shape.logical_workers}"
             f" --spares {shape.spares} --replicas {shape.replicas}"
             + ("" if self.has_kills else " --no-kills")
+            + ("" if self.has_orders else " --no-orders")
         )
 
 
-def run_trial(seed: int, shape: Shape | None = None, has_kills: bool = True) -> Trial:
+def run_trial(
+    seed: int, shape: Shape | None = None, has_kills: bool = True, has_orders: bool = True
+) -> Trial:
     """Draw a run from a seed, run it, and check it; the same seed gives the same one.
 
     A job may end with exit code 76 if all copies of a part of the model were killed, or nobody is
@@ -127,10 +137,10 @@ def run_trial(seed: int, shape: Shape | None = None, has_kills: bool = True) -> 
     Raises:
         ConfigError: the shape makes no sense.
     """
-    return play_trial(seed, draw_setup(seed, shape or Shape(), has_kills))
+    return play_trial(seed, draw_setup(seed, shape or Shape(), has_kills, has_orders))
 
 
-def draw_setup(seed: int, shape: Shape, has_kills: bool) -> Setup:
+def draw_setup(seed: int, shape: Shape, has_kills: bool, has_orders: bool = True) -> Setup:
     """Draw from a seed what the shape leaves open, and everything else of a run."""
     # Faults and sizes have streams of their own: a given size changes no other draw.
     sizes, mishaps = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
@@ -142,9 +152,11 @@ def draw_setup(seed: int, shape: Shape, has_kills: bool) -> Setup:
     faults = draw_faults(mishaps, shape.nodes)
     if has_kills:
         faults = replace(faults, **_draw_mishaps(seed, shape.nodes, faults.delay_s))
+    if has_orders:
+        faults = replace(faults, **_draw_orders(seed, shape.nodes, faults.delay_s))
     silence_s = SILENCES_S[seed % len(SILENCES_S)] if has_kills else NEVER_S
     settings = Settings(steps=steps, pushes=pushes, reissue_s=reissue_s)
-    return Setup(shape, settings, faults, compress, silence_s, has_kills)
+    return Setup(shape, settings, faults, compress, silence_s, has_kills, has_orders)
 
 
 def play_trial(seed: int, setup: Setup) -> Trial:
@@ -169,7 +181,7 @@ def play_trial(seed: int, setup: Setup) -> Trial:
     counters = {name: result.get("counters", {}).get(name, 0) for name in COUNTERS}
     return Trial(
         seed, setup.shape, setup.faults, simulation, error, violations, counters,
-        setup.has_kills, excuse,
+        setup.has_kills, setup.has_orders, excuse,
     )  # fmt: skip
 
 
@@ -182,6 +194,16 @@ def _draw_mishaps(seed: int, size: int, delay_s: float) -> dict[str, Any]:
         "stops": draw_stops(np.random.default_rng([seed, 3]), size, span),
         "after_begin": bool(random.random() < AFTER_BEGIN),
         "kill_works": 0.5,
+    }
+
+
+def _draw_orders(seed: int, size: int, delay_s: float) -> dict[str, Any]:
+    """Return who comes and goes, and what moves, while the job runs."""
+    span = DELAYS_TO_MISHAPS[0] * delay_s, DELAYS_TO_MISHAPS[1] * delay_s
+    transfers = draw_transfers(np.random.default_rng([seed, 7]), size, SEGMENTS, span)
+    return {
+        "orders": draw_orders(np.random.default_rng([seed, 6]), size, span),
+        "transfers": transfers,
     }
 
 

@@ -200,6 +200,13 @@ class Joined(Message, frozen=True, tag=17):
     segments: list[int]
 
 
+class Handed(Message, frozen=True, tag=40):
+    """Owner to scheduler: I serve these segments no more, and all who have them are level."""
+
+    table: int
+    segments: list[int]
+
+
 # -- Tasks: scheduler <-> any node -------------------------------------------------------------
 
 
@@ -356,6 +363,7 @@ MESSAGES = (
     Snapshot,
     Replicated,
     Joined,
+    Handed,
     NewView,
     Beat,
     Kill,

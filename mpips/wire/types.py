@@ -136,6 +136,16 @@ class View(msgspec.Struct, frozen=True, array_like=True):
         joining: likewise the nodes that get a snapshot, and then every update.
         since: for each table the epoch of each segment's last change of owner, int64
             `(segments,)`.
+        handed: for each table whether that change was a hand-over, after which all copies in sync
+            were level with the new owner, uint8 `(segments,)`.
+        asked: for each table the epoch in which the latest of those that join was asked to,
+            int64 `(segments,)`.
+        heirs: for each table the node that each segment moves to, which gets a snapshot if it is
+            no copy, and then every update, int32 `(segments,)`; `NOBODY` if it stays.
+        stops: for each table the epoch since which the owner serves a segment no more, since its
+            heir has all but the last updates, int64 `(segments,)`; 0: it serves.
+        leaving: the servers and workers that shall have nothing to do soon.
+        coming: the workers that shall act for logical workers from the next task on.
     """
 
     epoch: int
@@ -145,14 +155,27 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     copies: tuple[np.ndarray, ...] = ()
     joining: tuple[np.ndarray, ...] = ()
     since: tuple[np.ndarray, ...] = ()
+    handed: tuple[np.ndarray, ...] = ()
+    asked: tuple[np.ndarray, ...] = ()
+    heirs: tuple[np.ndarray, ...] = ()
+    stops: tuple[np.ndarray, ...] = ()
+    leaving: tuple[int, ...] = ()
+    coming: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        # Without copies, all is as it was in the first view.
-        none = tuple(np.empty((len(owners), 0), np.int32) for owners in self.owners)
-        first = tuple(np.zeros(len(owners), np.int64) for owners in self.owners)
-        for name, default in (("copies", none), ("joining", none), ("since", first)):
+        # Without copies and moves, all is as it was in the first view.
+        sizes = [len(owners) for owners in self.owners]
+        for name, default in (
+            ("copies", [np.empty((size, 0), np.int32) for size in sizes]),
+            ("joining", [np.empty((size, 0), np.int32) for size in sizes]),
+            ("since", [np.zeros(size, np.int64) for size in sizes]),
+            ("handed", [np.zeros(size, np.uint8) for size in sizes]),
+            ("asked", [np.zeros(size, np.int64) for size in sizes]),
+            ("heirs", [np.full(size, NOBODY, np.int32) for size in sizes]),
+            ("stops", [np.zeros(size, np.int64) for size in sizes]),
+        ):
             if len(getattr(self, name)) != len(self.owners):
-                msgspec.structs.force_setattr(self, name, default)
+                msgspec.structs.force_setattr(self, name, tuple(default))
 
     @property
     def is_first(self) -> bool:

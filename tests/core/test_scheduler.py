@@ -188,7 +188,8 @@ def test_job_ends_when_the_last_node_has_stopped() -> None:
     assert driver.ends == [0]
     assert driver.machine.summary == {"done": 1}
     assert driver.machine.statistics() == {
-        "calls": 0, "reissued_calls": 0, "deaths": 0, "checkpoints": 0, "bytes": 20, "keys": 1}
+        "calls": 0, "reissued_calls": 0, "deaths": 0, "checkpoints": 0, "moved_segments": 0,
+        "orders": 0, "bytes": 20, "keys": 1}
 
 
 def test_nodes_that_see_different_data_end_the_job_and_are_named() -> None:

@@ -75,6 +75,7 @@ def check(view: View) -> None:
         who = [*real([owner]), *sync, *joins]
         assert len(set(who)) == len(who), "a node has two parts in one segment"
         assert servers.issuperset(who), "somebody has a segment who is no live server"
-        assert len(sync) + len(joins) <= view.copies[table].shape[1]
+        stay = [node for node in sync if node not in view.leaving]
+        assert len(stay) + len(joins) <= view.copies[table].shape[1]
         assert view.since[table][segment] <= view.epoch
     assert set(view.actors) <= workers | {NOBODY}

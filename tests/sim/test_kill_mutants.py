@@ -101,8 +101,8 @@ def test_joining_copy_that_is_promoted_is_caught(monkeypatch: pytest.MonkeyPatch
 class Gullible(Copier):
     """Takes what anybody sends for the owner's, whenever it was sent."""
 
-    def _is_owners(self, held: Held, source: int, message: Replicate | Snapshot) -> bool:
-        return True
+    def _find_mine(self, held: Held, source: int, message: Replicate | Snapshot) -> set[int]:
+        return {segment for segment, _, _, _ in message.slices}
 
 
 class GullibleCopy(ServerMachine):

@@ -12,6 +12,7 @@ from mpips.node.app import App
 from mpips.testing.cluster import Simulation
 from mpips.testing.faults import CALM, Faults, draw_faults, draw_kills
 from mpips.testing.network import Network
+from mpips.testing.orders import ORDERS, draw_orders, draw_transfers
 from mpips.testing.trial import Shape, Trial, run_trial
 from tests.sim.jobs import Flood, Wrong, job
 
@@ -78,7 +79,8 @@ def test_seeds_draw_all_kinds_of_faults_and_runs_without() -> None:
     drawn = [draw_faults(np.random.default_rng([seed, 1]), 5) for seed in range(SEEDS)]
     for entry in dataclasses.fields(Faults):
         values = {repr(getattr(faults, entry.name)) for faults in drawn}
-        is_drawn_apart = entry.name in ("kills", "stops", "kill_works", "after_begin")
+        apart = ("kills", "stops", "kill_works", "after_begin", "orders", "transfers")
+        is_drawn_apart = entry.name in apart
         assert len(values) > 1 or is_drawn_apart, entry.name
     kills = [draw_kills(np.random.default_rng([seed, 2]), 5) for seed in range(SEEDS)]
     assert {len(one) for one in kills} == {0, 1, 2, 3}
@@ -86,6 +88,21 @@ def test_seeds_draw_all_kinds_of_faults_and_runs_without() -> None:
     for name in ("tail", "copies", "pauses", "stragglers", "slow_links"):
         share = sum(bool(getattr(faults, name)) for faults in drawn) / SEEDS
         assert 0.3 < share < 0.7, name
+
+
+def test_seeds_draw_all_orders_and_moves_to_and_fro() -> None:
+    span = (0.01, 1.0)
+    orders = [draw_orders(np.random.default_rng([s, 6]), 5, span) for s in range(SEEDS)]
+    assert {name for one in orders for _, name, _ in one} == set(ORDERS)
+    assert {node for one in orders for *_, node in one} == {-1, 1, 2, 3, 4}
+    moves = [draw_transfers(np.random.default_rng([s, 7]), 5, (4, 5), span) for s in range(SEEDS)]
+    assert {place for one in moves for _, *place, _ in one for place in [tuple(place)]} == {
+        *((0, segment) for segment in range(4)), *((1, segment) for segment in range(5))
+    }  # fmt: skip
+    for drawn in (orders, moves):
+        share = sum(map(bool, drawn)) / SEEDS
+        assert 0.3 < share < 0.7
+        assert all(span[0] <= one[0] <= span[1] for entries in drawn for one in entries)
 
 
 HEAL_S = 5.0

@@ -1,0 +1,59 @@
+"""Change by plan: what the user orders, and segments that move while nobody needs them to stay."""
+
+from mpips.core.calling import Calling
+from mpips.core.machine import Effect
+from mpips.core.moving import Move
+from mpips.core.saving import Saver
+from mpips.core.views import Views
+from mpips.errors import UsageError
+
+
+class Steering:
+    """Lets views change when the job allows it.
+
+    Args:
+        views: of the job.
+        calling: the tasks.
+        saver: the checkpoints.
+        roles: by node; kept as the views say.
+    """
+
+    def __init__(
+        self, views: Views, calling: Calling, saver: Saver, roles: dict[int, str]
+    ) -> None:
+        self._views, self._calling, self._saver = views, calling, saver
+        self._roles = roles
+
+    def tick(self, now: float) -> list[Effect]:
+        """Admit copies, and take moves a step further.
+
+        Nothing changes hands while servers do something with what each owns: a task of theirs, or
+        their parts of a checkpoint.
+        """
+        is_busy = self._calling.is_among_servers or self._saver.saving is not None
+        effects = self._views.tick(now, not is_busy)
+        # Whoever comes or goes by order has its role from this view on.
+        self._roles.update(self._views.roles())
+        return effects
+
+    def settle(self) -> list[Effect]:
+        """Give logical workers to who comes, and take them from who leaves, between two calls."""
+        before = self._views.view
+        effects = self._views.settle()
+        if effects and before is not None and self._views.view is not None:
+            self._calling.release(before.actors, self._views.view.actors)
+        return effects
+
+    def order(self, command: str, node: int | None) -> tuple[str, list[Effect]]:
+        """Follow a user's order, as `mpips.core.orders` says; return the answer, and what follows.
+
+        Raises:
+            UsageError: it cannot be followed.
+        """
+        if self._views.view is None or self._calling.is_over:
+            raise UsageError("the job is not running", "", "It forms still, or has done its work.")
+        return self._views.order(command, node, self._calling.iterations)
+
+    def wish(self, move: Move) -> None:
+        """Let a segment move, if it can, as soon as it can."""
+        self._views.wishes.append(move)

@@ -1,0 +1,148 @@
+"""Orders as files: followed once, answered, and never taken from others."""
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from mpips.cli.main import main
+from mpips.errors import MissingInputError, UsageError
+from mpips.node.control import ANSWER, FOLDER, ORDER, Control, ask
+from mpips.node.folder import CONFIG
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Return the run folder of a job."""
+    (tmp_path / CONFIG).write_text("")
+    return tmp_path
+
+
+def put(run: Path, name: str, command: str = "status", node: int | None = None) -> Path:
+    """Write an order."""
+    path = run / FOLDER / (name + ORDER)
+    path.write_text(json.dumps({"command": command, "node": node}))
+    path.chmod(0o600)
+    return path
+
+
+def test_order_is_followed_once_and_answered(run: Path) -> None:
+    seen: list[tuple[str, int | None]] = []
+    control = Control(run)
+
+    def follow(command: str, node: int | None) -> str:
+        seen.append((command, node))
+        return "done"
+
+    put(run, "one", "remove-server", 4)
+    control.serve(follow)
+    control.serve(follow)
+    assert seen == [("remove-server", 4)]
+    answer = run / FOLDER / ("one" + ANSWER)
+    assert json.loads(answer.read_text()) == {"text": "done"}
+    assert sorted(path.name for path in (run / FOLDER).iterdir()) == [answer.name]
+    assert (run / FOLDER).stat().st_mode & 0o777 == 0o700
+    assert answer.stat().st_mode & 0o777 == 0o600
+
+
+def refuse(command: str, node: int | None) -> str:
+    """Refuse an order, as a job without spares does."""
+    raise UsageError("no spare is left", "none at all", "Begin with more.")
+
+
+def test_user_gets_the_answer_and_the_reason(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    control, is_over = Control(run), threading.Event()
+
+    def serve() -> None:
+        while not is_over.is_set():
+            control.serve(lambda command, node: refuse("", 0) if node else f"{command} it is")
+            is_over.wait(0.01)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        assert main(["ctl", str(run), "status"]) == 0
+        assert main(["ctl", str(run), "add-server", "3"]) == 2
+    finally:
+        is_over.set()
+        thread.join()
+    told = capsys.readouterr()
+    assert told.out == "status it is\n"
+    assert told.err.splitlines() == [
+        "mpips: error: no spare is left",
+        "  none at all",
+        "  Begin with more.",
+    ]
+    assert list((run / FOLDER).iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"command": 1, "node": 2}', '{"command": "x"}'])
+def test_order_that_cannot_be_read_is_answered(run: Path, text: str) -> None:
+    control = Control(run)
+    put(run, "one").write_text(text)
+    control.serve(refuse)
+    answer = json.loads((run / FOLDER / ("one" + ANSWER)).read_text())
+    assert answer["error"][0] == "the order cannot be read"
+
+
+def test_files_that_others_could_have_written_are_left_alone(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    control = Control(run)
+    put(run, "open").chmod(0o666)
+    target = put(run, "target")
+    target.rename(run / "target")
+    (run / FOLDER / ("link" + ORDER)).symlink_to(run / "target")
+    for _ in range(2):
+        control.serve(lambda command, node: pytest.fail("followed"))
+    assert len(caplog.records) == 2
+    assert all("ignored" in record.message for record in caplog.records)
+    assert len(list((run / FOLDER).iterdir())) == 2
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives files away")
+def test_files_of_others_are_left_alone(run: Path) -> None:
+    control = Control(run)
+    os.chown(put(run, "other"), 12345, -1)
+    control.serve(lambda command, node: pytest.fail("followed"))
+    assert len(list((run / FOLDER).iterdir())) == 1
+
+
+def test_folder_that_others_can_write_is_not_looked_into(run: Path) -> None:
+    control = Control(run)
+    put(run, "one")
+    (run / FOLDER).chmod(0o777)
+    control.serve(lambda command, node: pytest.fail("followed"))
+
+
+def test_orders_of_a_run_before_are_forgotten(run: Path) -> None:
+    Control(run)
+    put(run, "one")
+    Control(run).serve(lambda command, node: pytest.fail("followed"))
+
+
+def test_silent_job_is_given_up_on(run: Path) -> None:
+    Control(run)
+    with pytest.raises(MissingInputError, match="no answer"):
+        ask(run, "status", None, wait_s=0.0)
+    # Nobody follows it later.
+    assert list((run / FOLDER).iterdir()) == []
+
+
+def test_what_is_no_running_job_is_said(
+    run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.raises(MissingInputError, match="no run folder"):
+        ask(tmp_path_factory.mktemp("empty"), "status", None)
+    with pytest.raises(MissingInputError, match="no job runs"):
+        ask(run, "status", None)
+    (run / "result.json").write_text("{}")
+    with pytest.raises(MissingInputError, match="has ended"):
+        ask(run, "status", None)
+
+
+def test_node_makes_no_sense_with_status(run: Path) -> None:
+    assert main(["ctl", str(run), "status", "3"]) == 2
+    assert main(["ctl", str(run), "explode"]) == 2
