@@ -81,7 +81,7 @@ def start(
     if arguments.dry_run:
         show_start(config, program)
         return None
-    from mpips.node.run import launch
+    from mpips.node.supervisor import launch
 
     return launch(config, None, program, watch)
 

@@ -11,9 +11,12 @@ import msgspec
 
 from mpips.config import AUTO, Config, to_toml
 from mpips.errors import FileError, MissingInputError, OutputError
+from mpips.node.surroundings import attempt
 
 CONFIG, METRICS, RESULT = "config.toml", "metrics.jsonl", "result.json"
 MODEL = "model.h5"
+# In the result: which attempt of its launcher has written it; empty: the ranks had none.
+ATTEMPT = "attempt"
 
 
 def choose_folder(config: Config) -> Path:
@@ -150,7 +153,7 @@ class RunFolder:
         try:
             self._metrics.close()
             with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(plain(result), file, indent=2)
+                json.dump(plain({**result, ATTEMPT: attempt()}), file, indent=2)
                 file.write("\n")
                 file.flush()
                 os.fsync(file.fileno())

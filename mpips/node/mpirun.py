@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from mpips.errors import LaunchError
+from mpips.node.signals import Signals, end
 from mpips.node.surroundings import (
     MARKER,
     allocated,
@@ -30,8 +31,6 @@ from mpips.node.surroundings import (
 PACKAGE = Path(__file__).resolve().parent.parent
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
                     "NUMBA_NUM_THREADS")
-PASSED_ON = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-SECONDS_TO_END = 10.0
 
 Watch = Callable[["subprocess.Popen[bytes]"], None]
 
@@ -271,8 +270,7 @@ def prepare_mpips(ranks: int | None, arguments: Sequence[str], *, hosts: Sequenc
 
 
 def start(ranks: int | None, arguments: Sequence[str], *, hosts: Sequence[str] = (),
-          attempt: int = 1, changes: Mapping[str, str] | None = None,
-          watch: Watch | None = None) -> int:
+          attempt: int = 1, changes: Mapping[str, str] | None = None) -> int:
     """Run `mpips ARGUMENTS` on that many ranks under an mpirun and return its exit code.
 
     USR1, TERM, INT and HUP are passed on; mpirun ends when this process does. Its exit code is
@@ -284,7 +282,6 @@ def start(ranks: int | None, arguments: Sequence[str], *, hosts: Sequence[str] =
         hosts: the nodes to use; empty for all of the allocation.
         attempt: 1, or more for a restart; the ranks find it in `MPIPS_RANK_OF`.
         changes: further variables for the ranks.
-        watch: called in a thread with the running mpirun; it may end it with `terminate()`.
 
     Raises:
         LaunchError: there is no mpirun, or it cannot start here.
@@ -292,39 +289,42 @@ def start(ranks: int | None, arguments: Sequence[str], *, hosts: Sequence[str] =
     prepared = prepare_mpips(ranks, arguments, hosts=hosts, attempt=attempt, changes=changes)
     for note in prepared.notes:
         print(f"mpips: {note}", file=sys.stderr, flush=True)
-    return run(prepared, watch)
+    return run(prepared)
 
 
-def run(prepared: Start, watch: Watch | None = None, folder: Path | None = None) -> int:
+def run(prepared: Start, watch: Watch | None = None, folder: Path | None = None,
+        signals: Signals | None = None) -> int:
     """Run a prepared start as a child and return its exit code; 128 + n where a signal ended it.
 
     Args:
         prepared: what to run.
-        watch: called in a thread with the running child.
+        watch: called in a thread with the running child; it may end it with `terminate()`.
         folder: the folder to run it in; None is the current one.
+        signals: passes on those that come, and is entered; None: they are passed on meanwhile.
 
     Raises:
         LaunchError: mpirun cannot start here.
     """
-    with subprocess.Popen(prepared.command, env=prepared.environment, stdin=subprocess.DEVNULL,
-                          cwd=folder, process_group=0, preexec_fn=end_with_parent) as child:
-        passed: list[int] = []
-        previous = {number: signal.signal(number, passer(child, passed)) for number in PASSED_ON}
+    with ExitStack() as stack:
+        signals = signals or stack.enter_context(Signals())
+        child = stack.enter_context(subprocess.Popen(
+            prepared.command, env=prepared.environment, stdin=subprocess.DEVNULL, cwd=folder,
+            process_group=0, preexec_fn=end_with_parent))  # fmt: skip
         try:
             if watch is not None:
                 threading.Thread(target=watch, args=(child,), daemon=True).start()
-            code = child.wait()
+            with signals.passed_to(child):
+                code = child.wait()
         finally:
             # Leave no mpirun behind, whatever happened here.
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             if child.poll() is None:
                 end(child)
+        ended_by = signals.ended_by
     if code == NO_START:
         raise LaunchError("mpirun could not start the ranks",
                           "exit code 213; what it has said above tells why",
                           "If it found no network interface: ip link set lo up")
-    return explain_code(code, passed[0] if passed else 0)
+    return explain_code(code, ended_by)
 
 
 def explain_code(code: int, passed: int) -> int:
@@ -342,40 +342,3 @@ def explain_code(code: int, passed: int) -> int:
     if passed and (code < 0 or code in (1, passed, *DEATHS)):
         return 128 + passed
     return 128 + abs(code) if code < 0 or code in DEATHS else code
-
-
-def passer(
-    child: "subprocess.Popen[bytes]", passed: list[int]
-) -> Callable[[int, FrameType | None], None]:
-    """Return a signal handler that passes signals on to an mpirun, and ends it if it lingers.
-
-    Args:
-        child: the mpirun.
-        passed: gets the signals that shall end it.
-    """
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        # A timer ends what does not end by itself: an mpirun may wait for ranks of a dead node.
-        child.send_signal(number)
-        if number != signal.SIGUSR1:
-            passed.append(number)
-            timer = threading.Timer(SECONDS_TO_END, kill_group, (child,))
-            timer.daemon = True
-            timer.start()
-
-    return pass_on
-
-
-def end(child: "subprocess.Popen[bytes]") -> None:
-    """End an mpirun and its local ranks, at first politely."""
-    child.terminate()
-    try:
-        child.wait(SECONDS_TO_END)
-    except subprocess.TimeoutExpired:
-        kill_group(child)
-
-
-def kill_group(child: "subprocess.Popen[bytes]") -> None:
-    """Kill an mpirun that is still running; its ranks end with it (`end_with_parent`)."""
-    if child.poll() is None:
-        os.killpg(child.pid, signal.SIGKILL)

@@ -1,5 +1,7 @@
-"""A real job of the exact solver, of which a server and then a worker are killed on the way."""
+"""Real jobs of the exact solver: a server and then a worker are killed on the way, or all ranks."""
 
+import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -113,4 +115,40 @@ def test_job_ends_like_the_one_without_when_a_server_and_a_worker_are_killed(
     assert abs(result["logloss"] / expected["logloss"] - 1) <= CLOSE, said
     np.testing.assert_allclose(weights_of(job.folder), weights_of(calm), atol=1e-4)
     assert result["counters"]["deaths"] == 2
+    assert processes_of(str(tmp_path)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("setting", "said", "checkpoints"), [
+    ("checkpoint.every_iterations=4", "starts again from its last checkpoint", 1),
+    ("checkpoint.every_s=600", "starts again from its beginning", 0),
+])  # fmt: skip
+def test_job_all_ranks_of_which_are_killed_at_once_is_started_again_and_ends_right(
+    setting: str, said: str, checkpoints: int, calm: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(harness, "MODEL", "slow_linear:Slow")
+    home = tmp_path / "job"
+    prepare(home)
+    plan = Plan("linear", seed=1, servers=2, workers=2, spares=0, logical_workers=LOGICAL,
+                replicas=1, expected=RIGHT, strikes=())  # fmt: skip
+    expected = result_of(calm)
+    with LinearJob(plan, home, *SETTINGS, setting) as job:
+        assert job.await_work(), (home / "output").read_text()
+        kept = job.folder / "checkpoints"
+        assert job.until(lambda: len([*kept.glob("*/manifest.json")]) >= checkpoints, PATIENCE_S)
+        for rank in job.ranks.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank.process, KILL)
+        job.until(lambda: False, PATIENCE_S)
+        output = (home / "output").read_text("utf-8", "replace")
+        assert job.launcher.poll() == 0, output
+    assert said in output
+    assert job.has_said("resume", 1) == bool(checkpoints)
+    result = result_of(job.folder)
+    assert result["attempt"] == "2"
+    assert result["converged"], output
+    assert abs(result["objective"] / expected["objective"] - 1) <= CLOSE, output
+    assert weights_of(job.folder).tobytes() == weights_of(calm).tobytes()
     assert processes_of(str(tmp_path)) == []

@@ -49,7 +49,8 @@ def test_result_is_written_last_and_whole(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "fsync", sync)
     folder.finish({"status": "done", "auc": float("inf"), "counters": {"bytes": np.int64(7)}})
     assert seen == [None]
-    assert read_result(folder.path) == {"status": "done", "auc": None, "counters": {"bytes": 7}}
+    result = {"status": "done", "auc": None, "counters": {"bytes": 7}, "attempt": ""}
+    assert read_result(folder.path) == result
     assert sorted(path.name for path in folder.path.iterdir()) == [
         "config.toml", "log", "metrics.jsonl", RESULT]  # fmt: skip
 

@@ -36,6 +36,7 @@ MPI_FILES = re.compile(r"mpips/(transport/mpi|node/launch|cli/bench\w*)(\.py|/)"
 
 # Who may print: the commands, the console, and what runs before or after it.
 PRINTERS = ("mpips/cli/", "mpips/node/console.py", "mpips/node/mpirun.py", "mpips/node/run.py",
+            "mpips/node/supervisor.py",
             "mpips/node/launch.py", "mpips/bootstrap.py")
 
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
