@@ -1,5 +1,6 @@
 """A logical worker's part of the training data, read from HDF5 in row ranges."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,41 +92,34 @@ class Shard:
         stride = max(1, READ_ROWS // rows) * rows
         for low in range(first, last, stride):
             part = self._data.read(low, min(low + stride, last), classes=self._classes)
-            for at in range(0, len(part.labels), rows):
-                yield cut_batch(part, at, at + rows)
+            yield from cut_batches(part, rows)
 
 
-def cut_batch(part: "CsrRows", low: int, high: int) -> Batch:
-    """Return the rows [low, high) of some rows, or as many as there are, columns renumbered.
+def cut_batches(part: "CsrRows", rows: int) -> Iterator[Batch]:
+    """Yield some rows, so many at a time, columns renumbered; arrays are views of larger ones.
 
-    The arrays are plain ones: for a hundred rows, making a scipy matrix takes longer than all of
-    this.
+    The columns of all minibatches are renumbered by one call. The arrays are plain ones: for a
+    hundred rows, making a scipy matrix takes longer than all of this.
     """
-    indptr = part.indptr[low : high + 1]
-    begin, end = indptr[0], indptr[-1]
-    keys, columns = renumber(part.indices[begin:end])
-    values = part.data[begin:end].astype(np.float64, copy=False)
-    return Batch(keys, indptr - begin, columns, values, part.labels[low:high])
+    from mpips.store.kernels.keys import number_columns
 
+    count, nnz = len(part.labels), len(part.indices)
+    lows = np.append(np.arange(0, count, rows), count)
+    starts = part.indptr[lows]
+    keys, columns = np.empty(nnz, np.uint64), np.empty(nnz, np.int32)
+    key_starts = np.empty(len(starts), np.int64)
+    number_columns(starts, part.indices, keys, key_starts, columns)
 
-def renumber(columns: npt.NDArray[Any]) -> tuple[KeyArray, npt.NDArray[np.int32]]:
-    """Return the distinct columns, sorted, and each column's place among them.
-
-    Cost: a hash look-up for each nonzero; only the distinct columns are sorted.
-    """
-    from mpips.store.kernels.index import find_or_insert
-
-    # Number the columns from 1 as they are met.
-    count = len(columns)
-    index = np.zeros(1 << (2 * count).bit_length(), np.uint32)
-    met, numbers = np.empty(count + 1, np.uint64), np.empty(count, np.int64)
-    _, used = find_or_insert(columns.astype(np.uint64), 0, index, met, 1, count + 1, numbers)
-    # Number them by size.
-    distinct = met[1:used]
-    order = np.argsort(distinct)
-    places = np.empty(used, np.int32)
-    places[order + 1] = np.arange(used - 1, dtype=np.int32)
-    return distinct[order], places[numbers]
+    values = part.data.astype(np.float64, copy=False)
+    edges = zip(lows.tolist(), starts.tolist(), key_starts.tolist(), strict=True)
+    for (low, begin, first), (high, end, last) in itertools.pairwise(edges):
+        yield Batch(
+            keys[first:last],
+            part.indptr[low : high + 1] - begin,
+            columns[begin:end],
+            values[begin:end],
+            part.labels[low:high],
+        )
 
 
 def open_shards(config: Config, workers: list[int]) -> dict[int, Shard]:

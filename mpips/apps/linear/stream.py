@@ -23,8 +23,11 @@ from mpips.core.task import Plan, Task
 from mpips.errors import ConfigError
 from mpips.node.app import App, Job, Needs
 from mpips.node.kv import Pending, Worker
-from mpips.node.shard import READ_ROWS, Batch, renumber
-from mpips.wire.types import Table, ValueArray
+from mpips.node.shard import READ_ROWS, Batch
+from mpips.wire.types import SEGMENT_KEYS_MIN, Table, ValueArray
+
+# Enough for an even load, and few enough for a minibatch.
+SEGMENTS_PER_SERVER = 8
 
 # How often a worker says how far it is.
 ROWS_BETWEEN_REPORTS = 20_000
@@ -106,7 +109,10 @@ class StreamLinear(App):
         """Return the weights, a key for each column; the servers' state is float32."""
         update, settings = self.update()
         size, mode = self.job.facts["features"], self.sync_mode
-        table = Table(name="w", size=size, dtype="f4", update=update, settings=settings)
+        segments = segment_count(size, self.job.config.run.servers)
+        table = Table(
+            name="w", size=size, segments=segments, dtype="f4", update=update, settings=settings
+        )
         return [replace(table, mode=mode, max_delay=self.max_delay)]
 
     def plan(self) -> Plan:
@@ -276,6 +282,17 @@ class StreamLinear(App):
         return self._weights
 
 
+def segment_count(size: int, servers: int) -> int:
+    """Return the number of segments of a streamed weight table: a few a server, none tiny.
+
+    The keys of a minibatch lie in all segments, and each slice of a message costs time.
+
+    >>> segment_count(123, 1), segment_count(10**6, 3)
+    (1, 24)
+    """
+    return max(1, min(SEGMENTS_PER_SERVER * servers, -(-size // SEGMENT_KEYS_MIN)))
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """A minibatch whose weights are on their way.
@@ -288,7 +305,7 @@ class Step:
 
     batch: Batch
     pending: Pending
-    places: npt.NDArray[np.int32] | None = None
+    places: npt.NDArray[np.int64] | None = None
 
     def part(self, values: ValueArray) -> ValueArray:
         """Return what was brought for the minibatch's columns, `(k,)` or `(k, pull width)`."""
@@ -310,8 +327,12 @@ def push_pull(
         later: the other one.
         clock: of the push; 0: the next one.
     """
-    keys, places = renumber(np.concatenate([batch.keys, later.keys]))
-    pushed = np.zeros((len(keys), *values.shape[1:]), np.float32)
-    pushed[places[: len(batch.keys)]] = values
-    pending = worker.push_pull("w", keys, pushed, clock=clock)
-    return Step(later, pending, places[len(batch.keys) :])
+    from mpips.store.kernels.keys import unite
+
+    room = len(batch.keys) + len(later.keys)
+    columns = values if values.ndim > 1 else values[:, None]
+    keys, pushed = np.empty(room, np.uint64), np.empty((room, columns.shape[1]), np.float32)
+    places = np.empty(len(later.keys), np.int64)
+    count = unite(batch.keys, columns, later.keys, keys, pushed, places)
+    pending = worker.push_pull("w", keys[:count], pushed[:count], clock=clock)
+    return Step(later, pending, places)
