@@ -48,7 +48,7 @@ class Run(Section, frozen=True, kw_only=True):
         seed: of everything random.
         resume: a run folder or one of its checkpoints, where this run goes on; "auto": the last
             checkpoint in this run's own folder, if there is one.
-        stop_after_iterations: stop at a checkpoint when the clock has come so far; 0: never.
+        stop_after_iterations: stop at a checkpoint at this clock (streams: minibatch); 0: never.
         max_time_s: stop at a checkpoint after so many seconds; 0: never.
         debug: whether the ranks' logs tell of all that they do, not of warnings alone (--debug).
     """
@@ -133,7 +133,7 @@ class Checkpoint(Section, frozen=True, kw_only=True):
         every_s: seconds between two checkpoints, which are taken between tasks of the plan; 0:
             only when the run is told to stop; "auto": as they cost. More often: less is lost, and
             more time is spent.
-        every_iterations: clocks of the tables between two checkpoints; 0: none for that reason.
+        every_iterations: clocks (streams: minibatches) between two checkpoints; 0: none.
         mtbf_s: for "auto": after how many seconds, in the mean, something ends such a job; 0: once
             a day, and once a year for each host.
         keep: how many of them are kept.

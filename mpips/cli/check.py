@@ -10,12 +10,12 @@ import json
 import math
 import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpips.cli import train
 from mpips.config import AUTO, Config
 from mpips.errors import ConfigError, OutputError, UsageError
+from mpips.node.surroundings import free_memory
 
 if TYPE_CHECKING:
     from mpips.node.sizes import Sizes
@@ -157,17 +157,6 @@ def memory_facts(sizes: "Sizes", given_gb: float | None) -> dict[str, Any]:
     }
 
 
-def free_memory() -> int:
-    """Return the bytes of memory that this host could give to new processes."""
-    try:
-        text = Path("/proc/meminfo").read_text("ascii")
-    except OSError:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # What is free, and what Linux keeps of files as long as nobody wants the memory.
-    found = {line.split(":")[0]: int(line.split()[1]) << 10 for line in text.splitlines()}
-    return found["MemAvailable"]
-
-
 def refuse_too_little(memory: dict[str, Any]) -> None:
     """Refuse a job that does not fit into the memory of a host.
 
@@ -199,6 +188,7 @@ def checkpoint_facts(config: Config, sizes: "Sizes", rate: float, hosts: int) ->
         "every_s": max(LEAST_S, math.sqrt(2 * seconds * mtbf)) if is_auto else every,
         "is_auto": is_auto,
         "every_iterations": config.checkpoint.every_iterations,
+        "copy_bytes": max(sizes.copies),
         "kept_bytes": sizes.checkpoint_bytes * (config.checkpoint.keep + 1),
     }
 
@@ -241,7 +231,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
     told.append(
         f"checkpoint  {show(saved['bytes'])}, {saved['seconds']:.1f} s at"
         f" {show(saved['disk_bytes_per_second'])}/s; {when(saved)};"
-        f" {show(saved['kept_bytes'])} of disk at most"
+        f" {show(saved['kept_bytes'])} of disk at most;"
+        f" copied before, {show(saved['copy_bytes'])} more in a rank"
     )
     if resume := facts.get("resume"):
         told.append(f"goes on     from {resume['from']}, after {resume['tasks']} tasks")

@@ -71,9 +71,14 @@ class Calling:
 
     @property
     def iterations(self) -> int:
-        """Return the latest clock of any table and logical worker, as far as calls have told."""
-        streams = (known.streams for known in self._takeovers.values())
-        return max((clock for one in streams for _, clock in one), default=0)
+        """Return the latest clock of any table and logical worker, as far as calls have told.
+
+        Where no table has clocks, as in eventual streams, the most pushes of one logical worker to
+        one table, which are the minibatches that it has done.
+        """
+        streams = [pair for known in self._takeovers.values() for pair in known.streams]
+        clock = max((clock for _, clock in streams), default=0)
+        return clock or max((number for number, _ in streams), default=0)
 
     def restore(self, tasks: int, takeovers: Mapping[int, Takeover], path: str) -> None:
         """Go on after tasks of a run before, whose logical workers' states a checkpoint has."""

@@ -50,7 +50,6 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True):
 class Keep(msgspec.Struct, frozen=True, array_like=True):
     """Effect: a checkpoint is whole once what is in here, a `saving.Resume`, is on disk too."""
 
-    folder: str
     parts: list[dict[str, Any]]
     resume: Any
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mpips.core.machine import Report
+from mpips.core.saving import Resume
 from mpips.core.task import Plan, SetDelay, Task
 from mpips.errors import AppError
+from mpips.wire.messages import Takeover
 
 
 class Planning:
@@ -39,6 +41,20 @@ class Planning:
         """Send the results of its task, and yield what it says until the next one, or its end."""
         self.results.append(results)
         yield from self._run(results)
+
+    def point(
+        self, path: str, takeovers: dict[int, Takeover], dropped: Sequence[int]
+    ) -> Resume:
+        """Return where a job goes on that is resumed here.
+
+        Args:
+            path: of the checkpoint.
+            takeovers: what whoever acts for each logical worker needs.
+            dropped: the logical workers that were left out.
+        """
+        results = list(self.results)
+        return Resume(path=path, tasks=len(results), results=results, takeovers=takeovers,
+                      dropped=list(dropped))  # fmt: skip
 
     def _run(self, results: Any) -> Iterator[Report | SetDelay]:
         self.task = None

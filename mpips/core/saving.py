@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mpips.wire.messages import Takeover
+from mpips.wire.messages import Saved, Takeover
 
 # When the first checkpoint is taken whose interval is computed, and how short that may be.
 FIRST_S: Final = 60.0
@@ -75,12 +75,24 @@ class When:
 
 @dataclass
 class Saving:
-    """The checkpoint that is being written: who has not answered, and the files of the others."""
+    """The checkpoint that is being written: who has not answered, and the files of the others.
 
-    number: int
-    folder: str
+    Attributes:
+        resume: the scheduler's side, as of the moment that it is of.
+        began: when.
+        uncopied: who has not even copied its part, so that the job stands still.
+        missing: who has not written it.
+        goes_on: whether the job works on, while parts are written.
+        holds: whether it has come to where it shall stop, and waits until they are.
+        parts: the files of those who have.
+    """
+
+    resume: Resume
     began: float
+    uncopied: set[int]
     missing: set[int]
+    goes_on: bool = False
+    holds: bool = False
     parts: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -91,16 +103,18 @@ class Saver:
         stop: why the job shall stop at the next checkpoint; empty: it shall not.
         saving: the checkpoint on its way.
         pause_s: how long the job has stood still for the last one.
+        cost_s: how long the last one has taken: an upper bound of its cost, since writing takes
+            processors and the disk from those who work on.
     """
 
     def __init__(self, when: When) -> None:
         self.stop = ""
         self.saving: Saving | None = None
-        self.pause_s = 0.0
+        self.pause_s = self.cost_s = 0.0
         self.saved = 0
         self._when, self._hosts = when, 1
         self._began = self._last = math.nan
-        # Clocks of the tables: at the last checkpoint, and now.
+        # Clocks of the tables: where the last checkpoint was begun, and now.
         self._last_iterations = self._iterations = 0
 
     def begin(self, now: float, iterations: int = 0, hosts: int = 1) -> None:
@@ -121,7 +135,7 @@ class Saver:
         if not self.saved:
             return FIRST_S
         mtbf_s = self._when.mtbf_s or mean_time_between_failures(self._hosts)
-        return max(LEAST_S, math.sqrt(2.0 * self.pause_s * mtbf_s))
+        return max(LEAST_S, math.sqrt(2.0 * self.cost_s * mtbf_s))
 
     def is_due(self, now: float, iterations: int) -> bool:
         """Return whether a checkpoint has to be taken before the next task."""
@@ -130,32 +144,73 @@ class Saver:
             self.stop = self.stop or f"after {iterations} iterations"
         if now - self._began >= when.stop_after_s:
             self.stop = self.stop or f"after {now - self._began:.0f} s"
+        # One after the other: who writes has no memory for a second copy.
+        if self.saving is not None:
+            return False
         is_far = 0 < when.every_iterations <= iterations - self._last_iterations
         return bool(self.stop) or is_far or now - self._last >= self.interval_s
 
-    def start(self, now: float, number: int, folder: str, nodes: Iterable[int]) -> None:
-        """Begin a checkpoint, of which these nodes write parts."""
-        self.saving = Saving(number, folder, now, set(nodes))
+    def start(self, now: float, nodes: Iterable[int], resume: Resume) -> None:
+        """Begin a checkpoint, of which these nodes write parts, and which is of this moment."""
+        missing = set(nodes)
+        self._last_iterations = self._iterations
+        self.saving = Saving(resume, now, set(missing), missing)
 
-    def take(self, now: float, source: int, number: int, parts: list[dict[str, Any]]) -> bool:
+    @property
+    def is_pausing(self) -> bool:
+        """Return whether the job stands still for a checkpoint."""
+        return self.saving is not None and (self.saving.holds or not self.saving.goes_on)
+
+    def hold(self) -> bool:
+        """Return whether a job that shall stop has to wait: one checkpoint after the other."""
+        if self.saving is None or not self.stop:
+            return False
+        self.saving.holds = True
+        return True
+
+    def copy(self, now: float, source: int, number: int) -> bool:
+        """Note that a node has its part in memory, and return whether the job can go on by that.
+
+        A job that stops at the checkpoint does not go on.
+        """
+        saving = self._find(number)
+        if saving is None or source not in saving.uncopied:
+            return False
+        saving.uncopied.discard(source)
+        if saving.uncopied or self.stop:
+            return False
+        saving.goes_on, self.pause_s = True, now - saving.began
+        return True
+
+    def take(self, source: int, saved: Saved) -> bool:
         """Take a node's parts, and return whether they were the last ones."""
-        saving = self.saving
-        if saving is None or saving.number != number or source not in saving.missing:
+        saving = self._find(saved.number)
+        if saving is None or source not in saving.missing:
             return False
         saving.missing.discard(source)
-        saving.parts += parts
+        saving.parts += saved.parts
         return not saving.missing
 
     def finish(self, now: float) -> Saving:
         """Return the checkpoint, all parts of which are there."""
         assert self.saving is not None
         done, self.saving = self.saving, None
-        self.pause_s, self._last = now - done.began, now
-        self._last_iterations = self._iterations
+        self.cost_s, self._last = now - done.began, now
+        if not done.goes_on:
+            self.pause_s = self.cost_s
         self.saved += 1
         return done
 
+    def facts(self, saving: Saving) -> dict[str, Any]:
+        """Return what there is to tell of a checkpoint that is finished."""
+        paused, written = f"{self.pause_s:.3f} s", f"in {self.cost_s:.3f} s"
+        return {"task": saving.resume.tasks, "paused": paused, "written": written}
+
     def call_off(self) -> bool:
-        """Give up the checkpoint on its way, and return whether there was one."""
-        was, self.saving = self.saving is not None, None
+        """Give up the checkpoint on its way, and return whether the job stood still for it."""
+        was, self.saving = self.is_pausing, None
         return was
+
+    def _find(self, number: int) -> Saving | None:
+        saving = self.saving
+        return saving if saving is not None and saving.resume.tasks == number else None

@@ -21,6 +21,7 @@ from mpips.core.watch import Watch
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.wire.messages import (
     Beat,
+    Copied,
     Failed,
     Handed,
     Hello,
@@ -133,12 +134,12 @@ class SchedulerMachine(Machine):
             case Handed() if self.state == "running":
                 self._views.note_handed(source, message)
                 return self.steering.tick(now)
-            case Saved() if self.state == "running":
+            case Copied() | Saved() if self.state == "running":
                 return self._step_saved(now, source, message)
             case Beat():
                 self.see(now, message.moved)
                 return []
-            case Hello() | Ready() | Return() | Stopped() | Saved() | Handed():
+            case Hello() | Ready() | Return() | Stopped() | Copied() | Saved() | Handed():
                 return []
         raise ProtocolError(f"scheduler: no step for {type(message).__name__}")
 
@@ -198,7 +199,7 @@ class SchedulerMachine(Machine):
 
     def waiting_for(self) -> list[str]:
         """Return who has not answered yet: nodes by their ids, workers in tasks by logical ones."""
-        if self.state == "running" and self._saver.saving is not None:
+        if self.state == "running" and self._saver.saving and self._saver.is_pausing:
             return [f"{self._expected[n]} {n}" for n in sorted(self._saver.saving.missing)]
         if self.state == "running":
             return self._calling.waiting_for()
@@ -268,14 +269,19 @@ class SchedulerMachine(Machine):
         if self._plan.task is None:
             self.summary = self._plan.summary
             return effects + self._stop(now, 0)
+        return effects + self._go_on(now)
+
+    def _go_on(self, now: float) -> list[Effect]:
+        """Do the plan's next task, or what comes before it: a checkpoint, or the stop at one."""
+        assert self._plan is not None
         is_due, done = self._saver.is_due(now, self._calling.iterations), len(self._plan.results)
         is_new = done > (self._resume.tasks if self._resume else 0)
         if is_due and is_new and self._calling.is_settled(self.view):
-            return [*effects, Prepare()]
+            return [Prepare()]
         # Where nothing has happened since the last checkpoint, that one will do.
         if self._saver.stop and not is_new:
-            return effects + self._stop(now, STOPPED_AT_CHECKPOINT)
-        return effects + self._give_out(now)
+            return self._stop(now, STOPPED_AT_CHECKPOINT)
+        return [] if self._saver.hold() else self._give_out(now)
 
     def _give_out(self, now: float) -> list[Effect]:
         """Give the plan's task out."""
@@ -300,35 +306,29 @@ class SchedulerMachine(Machine):
         """Stop at a checkpoint before the next task."""
         self._saver.stop = self._saver.stop or reason
 
-    def _resume_point(self, path: str) -> Resume:
-        assert self._plan is not None
-        results, takeovers = list(self._plan.results), self._calling.takeovers
-        dropped = self._views.dropped
-        return Resume(path=path, tasks=len(results), results=results, takeovers=takeovers,
-                      dropped=dropped)  # fmt: skip
-
     def save_in(self, now: float, folder: str) -> list[Effect]:
         """Have all servers and workers write their parts of a checkpoint to a folder."""
         assert self._plan is not None
         assert self.view is not None
-        number, epoch = len(self._plan.results), self.view.epoch
+        resume = self._plan.point(folder, self._calling.takeovers, self._views.dropped)
         nodes = self.view.nodes("server") + self.view.nodes("worker")
-        self._saver.start(now, number, folder, nodes)
-        self.tell(now, "save", f"checkpoint {number}")
-        save = Save(epoch=epoch, number=number, folder=folder)
+        self._saver.start(now, nodes, resume)
+        self.tell(now, "save", f"checkpoint {resume.tasks}")
+        save = Save(epoch=self.view.epoch, number=resume.tasks, folder=folder)
         return [Send(node, save) for node in nodes]
 
-    def _step_saved(self, now: float, source: int, message: Saved) -> list[Effect]:
-        if not self._saver.take(now, source, message.number, message.parts):
-            return []
-        saving = self._saver.finish(now)
-        resume = self._resume_point(saving.folder)
-        facts = {"task": saving.number, "paused": f"{self._saver.pause_s:.3f} s"}
-        effects: list[Effect] = [Keep(saving.folder, saving.parts, resume), Report("saved", facts)]
-        if self._saver.stop:
-            effects.append(Report("stop", {"reason": self._saver.stop}))
-            return effects + self._stop(now, STOPPED_AT_CHECKPOINT)
-        return effects + self._give_out(now)
+    def _step_saved(self, now: float, source: int, message: Copied | Saved) -> list[Effect]:
+        saver = self._saver
+        # Go on once all have their parts in memory; it is whole when all have written them.
+        effects = self._give_out(now) if saver.copy(now, source, message.number) else []
+        if isinstance(message, Copied) or not saver.take(source, message):
+            return effects
+        saving = saver.finish(now)
+        effects += [Keep(saving.parts, saving.resume), Report("saved", saver.facts(saving))]
+        if saver.stop and not saving.goes_on:
+            effects.append(Report("stop", {"reason": saver.stop}))
+            effects += self._stop(now, STOPPED_AT_CHECKPOINT)
+        return effects + (self._go_on(now) if saving.holds else [])
 
     # -- Membership ------------------------------------------------------------------------------
 

@@ -28,9 +28,9 @@ class Steering:
         """Admit copies, and take moves a step further.
 
         Nothing changes hands while servers do something with what each owns: a task of theirs, or
-        their parts of a checkpoint.
+        their copies of parts of a checkpoint.
         """
-        is_busy = self._calling.is_among_servers or self._saver.saving is not None
+        is_busy = self._calling.is_among_servers or self._saver.is_pausing
         effects = self._views.tick(now, not is_busy)
         # Whoever comes or goes by order has its role from this view on.
         self._roles.update(self._views.roles())

@@ -9,7 +9,7 @@ when a part is not what it says, the checkpoint does not count.
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mpips.files.guard import REMEDY, check_file
 from mpips.files.manifest import MANIFEST, Manifest, read_manifest, save_manifest, table_fact
 from mpips.files.parts import PartFact, PartFile, Segment, write_trees
 from mpips.files.steps import reach
+from mpips.files.tree import Encoded, encode_tree
 from mpips.files.view import write_view
 from mpips.wire.types import Table
 
@@ -56,22 +57,18 @@ def new_checkpoint(run_folder: Path) -> Path:
     return folder
 
 
-def write_states(folder: Path, node: int, states: dict[int, Any]) -> PartFact:
+def write_states(folder: Path, node: int, states: Mapping[int, Encoded]) -> PartFact:
     """Write the states of the logical workers that a node acts for to `worker-NODE.h5`.
 
     Args:
         folder: of the checkpoint.
         node: id of the worker.
-        states: by logical worker: nested values, as `tree.encode_tree` takes them.
+        states: by logical worker, as `tree.encode_states` gives them.
 
     Raises:
-        AppError: something in a state cannot be stored.
         OutputError, FileError: it cannot be written, or the disk is full.
     """
-    named = {
-        str(worker): (f"the state of logical worker {worker}", state)
-        for worker, state in states.items()
-    }
+    named = {str(worker): state for worker, state in states.items()}
     return write_trees(folder / f"worker-{node}.h5", named)
 
 
@@ -82,7 +79,7 @@ def write_results(folder: Path, results: Any) -> PartFact:
         AppError: something in them cannot be stored.
         OutputError, FileError: it cannot be written, or the disk is full.
     """
-    return write_trees(folder / RESULTS, {"results": ("a result of the plan", results)})
+    return write_trees(folder / RESULTS, {"results": encode_tree(results, "a result of the plan")})
 
 
 def write_manifest(

@@ -29,7 +29,7 @@ from mpips.files.guard import REMEDY, checksum, open_guarded, read_plain
 from mpips.files.layout import Attribute, write_attributes
 from mpips.files.sink import Sink, new_hdf5, write_plain
 from mpips.files.steps import reach
-from mpips.files.tree import decode_tree, encode_tree
+from mpips.files.tree import Encoded, decode_tree
 from mpips.wire.types import KeyArray, ValueArray
 
 PART_FORMAT = "mpips-checkpoint-part/2"
@@ -164,26 +164,23 @@ def write_segments(folder: Path, node: int, segments: Iterable[Segment]) -> Part
     return fact
 
 
-def write_trees(path: Path, trees: Mapping[str, tuple[str, Any]]) -> PartFact:
+def write_trees(path: Path, trees: Mapping[str, Encoded]) -> PartFact:
     """Write nested values, without pickle, to one file; it appears whole or not at all.
 
     Args:
         path: the file.
-        trees: by name in the file: what to call the values in an error, and the values, as
-            `tree.encode_tree` takes them.
+        trees: by name in the file, as `tree.encode_tree` returns them.
 
     Returns:
         What the manifest has to say of it; it can travel in a message.
 
     Raises:
-        AppError: something in the values cannot be stored.
         OutputError, FileError: it cannot be written, or the disk is full.
     """
 
     def fill(file: h5py.File, sink: Sink) -> Index:
         index = Index()
-        for name, (what, value) in trees.items():
-            text, arrays = encode_tree(value, what)
+        for name, (text, arrays) in trees.items():
             file[f"trees/{name}/text"] = np.frombuffer(text, np.uint8)
             for number, array in enumerate(arrays):
                 write_plain(file, sink, f"trees/{name}/arrays/{number}", array)

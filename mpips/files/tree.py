@@ -6,7 +6,7 @@ all else is an object with one key that says what it is, such as `{"array": 3}`.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mpips.errors import AppError, DataError
 
 Arrays = list[npt.NDArray[Any]]
+Encoded = tuple[bytes, Arrays]
 
 # Kinds of dtype that HDF5 stores as they are: truth values, numbers, complex numbers.
 KINDS = "biufc"
@@ -38,6 +39,22 @@ def encode_tree(value: Any, what: str) -> tuple[bytes, Arrays]:
     """
     arrays: Arrays = []
     return json.dumps(_encode(value, what, arrays), allow_nan=False).encode(), arrays
+
+
+def encode_states(states: Mapping[int, Any], copied: bool = False) -> dict[int, Encoded]:
+    """Return the states of logical workers as `encode_tree` does.
+
+    Args:
+        states: by logical worker.
+        copied: whether the arrays are the caller's own; else they are those of the states.
+
+    Raises:
+        AppError: something in a state cannot be stored.
+    """
+    encoded = {w: encode_tree(s, f"the state of logical worker {w}") for w, s in states.items()}
+    if not copied:
+        return encoded
+    return {w: (text, [a.copy() for a in arrays]) for w, (text, arrays) in encoded.items()}
 
 
 def decode_tree(text: bytes, arrays: Sequence[npt.NDArray[Any]], what: str) -> Any:

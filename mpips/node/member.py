@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -21,10 +21,13 @@ from mpips.node.calls import Calls
 from mpips.node.failure import explain_failure
 from mpips.node.log import introduce, open_log
 from mpips.node.loop import KINDS, Node
+from mpips.node.pulse import Pulses
+from mpips.node.writing import Parts, Writing, may_copy
 from mpips.transport.base import Transport
 from mpips.wire.messages import (
     Beat,
     Call,
+    Copied,
     Drop,
     Failed,
     Hello,
@@ -49,19 +52,6 @@ SCHEDULER = 0
 NEVER = 2**62
 BEATS_IN_A_SILENCE = 8
 FLUSH_S = 10.0
-
-
-class Pulses(Protocol):
-    """What tells of the processes on this host; `mpips.node.pulse.Pulse` is it."""
-
-    def moved(self) -> list[int]:
-        """Return the nodes whose processes have been alive since the last call."""
-
-    def kill(self, node: int) -> bool:
-        """Kill the process of a node, and return whether there was one."""
-
-    def remove(self) -> None:
-        """Remove what the processes have found each other by."""
 
 
 class Member(Node):
@@ -105,6 +95,7 @@ class Member(Node):
         self.pulse: Pulses | None = None
         self.past: dict[str, int] = {}
         self._next_beat = 0.0
+        self._writing = Writing(self._tell_saved)
 
     def turn(self) -> bool:
         """Take what has come, and tell the scheduler if that fails."""
@@ -112,7 +103,7 @@ class Member(Node):
             if not self._is_greeted:
                 self._is_greeted = True
                 self._greet()
-            return super().turn()
+            return self._writing.look() or super().turn()
         except RanksLostError as error:
             log.warning("%s", error)
             self.exit_code = error.exit_code
@@ -149,8 +140,7 @@ class Member(Node):
                 if view.epoch > self._epoch:
                     self._start(view, message)
             case Save(number=number, folder=folder):
-                parts = self.save(Path(folder))
-                self.send(SCHEDULER, Saved(epoch=self._epoch, number=number, parts=parts))
+                self._save(number, Path(folder))
             case NewView(view=view):
                 if view.epoch > self._epoch:
                     self._change_view(view)
@@ -235,9 +225,37 @@ class Member(Node):
         """Take what a checkpoint has for this node."""
         return
 
-    def save(self, folder: Path) -> list[dict[str, Any]]:
-        """Write this node's part of a checkpoint, and return its files."""
-        return []
+    def weigh(self) -> int:
+        """Return how many bytes a copy of this node's part of a checkpoint takes, at most."""
+        return 0
+
+    def save(self, folder: Path, copied: bool) -> Callable[[], Parts]:
+        """Return what writes this node's part of a checkpoint, and returns its files.
+
+        Args:
+            folder: of the checkpoint.
+            copied: whether it is written later, so that all that goes into it has to be copied.
+        """
+        return list
+
+    def _save(self, number: int, folder: Path) -> None:
+        """Write a part of a checkpoint, beside the work if there is memory for a copy of it."""
+        # One that was called off may still be on its way.
+        self._writing.finish()
+        copied = may_copy(self.weigh())
+        self._writing.begin(number, self.save(folder, copied), copied)
+
+    def _tell_saved(self, number: int, parts: Parts | None) -> None:
+        """Tell the scheduler that a part is copied, or in which files it is."""
+        if parts is None:
+            self.send(SCHEDULER, Copied(epoch=self._epoch, number=number))
+        else:
+            self.send(SCHEDULER, Saved(epoch=self._epoch, number=number, parts=parts))
+
+    @property
+    def due(self) -> float:
+        """Return when to look whether a part is written; never: infinity."""
+        return self._writing.due(self.clock())
 
     @abstractmethod
     def call(self, call: Call) -> None:
@@ -326,6 +344,7 @@ class Member(Node):
     def _succeed(self, view: View, role: str) -> None:
         """Go on in another role, as another object."""
         log.info("a %s from now on", role)
+        self._writing.finish()
         node = self.kinds[role](self.transport, self.clock, self.kind, self.config)
         node.pulse, node.reach = self.pulse, self.reach
         node.bytes_sent, node.past = self.bytes_sent, self.all_counters()

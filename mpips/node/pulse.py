@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Final, NamedTuple, final
+from typing import Final, NamedTuple, Protocol, final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,19 @@ SHARED: Final = Path("/dev/shm")
 PROCESSES: Final = Path("/proc")
 # What a node tells of itself: its beats, its process, and when that was started.
 BEATS, PROCESS, STARTED, FIELDS = 0, 1, 2, 3
+
+
+class Pulses(Protocol):
+    """What tells of the processes on this host; `Pulse` is it."""
+
+    def moved(self) -> list[int]:
+        """Return the nodes whose processes have been alive since the last call."""
+
+    def kill(self, node: int) -> bool:
+        """Kill the process of a node, and return whether there was one."""
+
+    def remove(self) -> None:
+        """Remove what the processes have found each other by."""
 
 
 @final

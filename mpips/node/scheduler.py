@@ -19,7 +19,8 @@ from mpips.node.control import LOOK_S, Control
 from mpips.node.failure import explain_failure
 from mpips.node.folder import RunFolder
 from mpips.node.loop import Node
-from mpips.node.member import Pulses, beat_s
+from mpips.node.member import beat_s
+from mpips.node.pulse import Pulses
 from mpips.node.resume import fit_tables, keep_resume, make_room, when_to_save
 from mpips.transport.base import Transport
 from mpips.wire.messages import Hello, Kill, Message
@@ -168,8 +169,8 @@ class SchedulerNode(Node):
                 assert self._folder is not None
                 folder = make_room(self._folder.path)
                 self.carry_out(self.machine.save_in(self.clock(), str(folder)))
-            case Keep(folder=folder, parts=parts, resume=resume):
-                keep_resume(Path(folder), self._config, self._tables, resume, parts)
+            case Keep(parts=parts, resume=resume):
+                keep_resume(Path(resume.path), self._config, self._tables, resume, parts)
             case End(exit_code=code):
                 self._finish(code)
             case _:

@@ -1,7 +1,7 @@
 """A server: holds its part of the model, and runs the app's server functions on it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -11,6 +11,7 @@ from mpips.config import Config
 from mpips.core.server import ServerMachine
 from mpips.node.app import App
 from mpips.node.member import Member
+from mpips.node.writing import Parts
 from mpips.store.part import Part
 from mpips.store.table import make_store
 from mpips.transport.base import Transport
@@ -52,27 +53,42 @@ class ServerNode(Member):
         assert self.machine is not None
         self.carry_out(self.machine.install(view))
 
-    def save(self, folder: Path) -> list[dict[str, Any]]:
-        """Write all segments that this server owns."""
-        from mpips.files.parts import Segment, write_segments
-
+    def weigh(self) -> int:
+        """Return the bytes of all segments, with the copies of other servers' ones."""
         assert self.machine is not None
-        segments = (
-            Segment(
-                table=held.table.name,
-                segment=segment,
-                log=held.logs[segment],
-                numbers=np.array(numbers, np.int64),
-                clocks=np.array(clocks, np.int64),
-                keys=keys,
-                rows=rows,
-            )
-            for held in self.machine.tables
-            for segment in held.store.owned
-            for numbers, clocks in [held.state(segment, ())]
-            for keys, rows in [held.store.snapshot(segment)]
-        )
-        return [dict(write_segments(folder, self.transport.node, segments))]
+        return sum(store.statistics()["bytes"] for store in self.machine.stores)
+
+    def save(self, folder: Path, copied: bool) -> Callable[[], Parts]:
+        """Return what writes all segments that this server owns."""
+        # Each is copied when it is taken: all now, or one after the other as they are written.
+        facts: Iterable[dict[str, Any]] = self._owned()
+        if copied:
+            facts = list(facts)
+
+        def write() -> Parts:
+            from mpips.files.parts import Segment, write_segments
+
+            segments = (Segment(**one) for one in facts)
+            return [dict(write_segments(folder, self.transport.node, segments))]
+
+        return write
+
+    def _owned(self) -> Iterator[dict[str, Any]]:
+        """Yield a copy of each segment that this server owns, as `files.parts.Segment` has it."""
+        assert self.machine is not None
+        for held in self.machine.tables:
+            for segment in held.store.owned:
+                numbers, clocks = held.state(segment, ())
+                keys, rows = held.store.snapshot(segment)
+                yield {
+                    "table": held.table.name,
+                    "segment": segment,
+                    "log": held.logs[segment],
+                    "numbers": np.array(numbers, np.int64),
+                    "clocks": np.array(clocks, np.int64),
+                    "keys": keys,
+                    "rows": rows,
+                }
 
     def restore(self, checkpoint: Path) -> None:
         """Take the segments that this server owns, or has copies of."""

@@ -51,6 +51,7 @@ class Sizes:
         tables: of the job.
         ranks: bytes of memory that each rank will have at least.
         checkpoint_bytes: of a checkpoint, but for the states of apps that do not tell theirs.
+        copies: bytes that each rank copies for a checkpoint, where there is memory for it.
     """
 
     hosts: list[str]
@@ -58,6 +59,7 @@ class Sizes:
     tables: list[TableSize]
     ranks: list[int]
     checkpoint_bytes: int
+    copies: list[int]
     by_host: dict[str, int] = field(default_factory=dict)
 
     def largest(self, role: str) -> int:
@@ -134,10 +136,12 @@ def job_sizes(app: App, config: Config, hosts: Sequence[str]) -> Sizes:
         table_size(index, table, servers, replicas, needs.push_keys.get(table.name))
         for index, table in enumerate(table.cut(run.servers) for table in app.tables())
     ]
-    ranks = []
+    ranks, copies = [], []
     for rank, role in enumerate(roles):
         held = sum(size.by_server.get(rank, 0) for size in tables)
         acts_for = -(-logical // run.workers) if role == "worker" else 0
+        # A server copies what it owns, which may become all that it holds.
+        copies.append(held + acts_for * needs.state_bytes)
         ranks.append(RANK_BYTES + held + acts_for * needs.worker_bytes)
     by_host: dict[str, int] = {}
     for host, size in zip(places, ranks, strict=True):
@@ -148,5 +152,6 @@ def job_sizes(app: App, config: Config, hosts: Sequence[str]) -> Sizes:
         tables=tables,
         ranks=ranks,
         checkpoint_bytes=sum(t.total_bytes for t in tables) + logical * needs.state_bytes,
+        copies=copies,
         by_host=by_host,
     )

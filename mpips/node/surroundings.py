@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 MARKER = "MPIPS_RANK_OF"
 
@@ -137,6 +138,17 @@ def inner_environment(changes: Mapping[str, str]) -> dict[str, str]:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that this host could give to new processes."""
+    try:
+        text = Path("/proc/meminfo").read_text("ascii")
+    except OSError:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # What is free, and what Linux keeps of files as long as nobody wants the memory.
+    found = {line.split(":")[0]: int(line.split()[1]) << 10 for line in text.splitlines()}
+    return found["MemAvailable"]
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:

@@ -16,10 +16,12 @@ from mpips.core.asking import Asking
 from mpips.core.client import ClientMachine
 from mpips.core.machine import Effect, Finished
 from mpips.errors import AppError
+from mpips.files.tree import encode_states
 from mpips.node.app import App
 from mpips.node.kv import Pending, Worker
 from mpips.node.member import SCHEDULER, Member
 from mpips.node.shard import data_facts, open_shards
+from mpips.node.writing import Parts
 from mpips.store.updates import find_update
 from mpips.transport.base import Bytes, Transport
 from mpips.wire.messages import Ask, Call, Drop, Message, Progress, Takeover, Told, Values
@@ -87,12 +89,24 @@ class WorkerNode(Member):
         self._view = view
         self.carry_out([*self.client.install(view), *self._asking.install(view)])
 
-    def save(self, folder: Path) -> list[dict[str, Any]]:
-        """Write the states of the logical workers that this node acts for."""
-        from mpips.files.checkpoint import write_states
+    def weigh(self) -> int:
+        """Return the bytes of the arrays in the states of its logical workers."""
+        encoded = encode_states(self._states())
+        return sum(array.nbytes for _, arrays in encoded.values() for array in arrays)
 
-        states = {worker: app.keep() for worker, app in self._apps.items()}
-        return [dict(write_states(folder, self.transport.node, states))] if states else []
+    def save(self, folder: Path, copied: bool) -> Callable[[], Parts]:
+        """Return what writes the states of the logical workers that this node acts for."""
+        encoded = encode_states(self._states(), copied)
+
+        def write() -> Parts:
+            from mpips.files.checkpoint import write_states
+
+            return [dict(write_states(folder, self.transport.node, encoded))] if encoded else []
+
+        return write
+
+    def _states(self) -> dict[int, Any]:
+        return {worker: app.keep() for worker, app in self._apps.items()}
 
     def call(self, call: Call) -> None:
         """Start a coroutine for the call; `work` runs it."""
@@ -201,7 +215,7 @@ class WorkerNode(Member):
     @property
     def due(self) -> float:
         """Return when the first of those who sleep wants to go on; never: infinity."""
-        return self._alarms[0][0] if self._alarms else math.inf
+        return min(super().due, self._alarms[0][0] if self._alarms else math.inf)
 
     def work(self) -> bool:
         """Run every coroutine that can go on, up to where it waits."""

@@ -307,14 +307,23 @@ class Kill(Message, frozen=True, tag=20):
 
 
 class Save(Message, frozen=True, tag=24):
-    """Scheduler to servers and workers, between two tasks: write your part of a checkpoint."""
+    """Scheduler to servers and workers, between two tasks: write your part of a checkpoint.
+
+    Who copies it, to write the copy while it works on, says `Copied` first.
+    """
 
     number: int
     folder: str
 
 
+class Copied(Message, frozen=True, tag=41):
+    """Member to scheduler: my part is in memory, and nothing that comes changes it."""
+
+    number: int
+
+
 class Saved(Message, frozen=True, tag=25):
-    """Member to scheduler: my part is on disk, in these files."""
+    """Member to scheduler: my part is on disk, in these files; `Copied` is in this."""
 
     number: int
     parts: list[dict[str, Any]]
@@ -369,6 +378,7 @@ MESSAGES = (
     Kill,
     Drop,
     Save,
+    Copied,
     Saved,
     Ask,
     Told,

@@ -15,6 +15,7 @@ from mpips.files.checkpoint import (
     write_states,
 )
 from mpips.files.parts import Segment, write_segments
+from mpips.files.tree import encode_states
 from mpips.wire.types import Table
 
 STREAMS, COLUMNS = 3, 2
@@ -64,8 +65,9 @@ def make_checkpoint(
     """
     folder, segments = new_checkpoint(run), make_segments(number, tables)
     parts = [write_segments(folder, n + 1, segments[n::servers]) for n in range(servers)]
-    parts += [write_states(folder, 8, {0: STATES[0], 2: STATES[2]})]
-    parts += [write_states(folder, 9, {1: STATES[1]}), write_results(folder, RESULTS)]
+    parts += [write_states(folder, 8, encode_states({0: STATES[0], 2: STATES[2]}))]
+    parts += [write_states(folder, 9, encode_states({1: STATES[1]}))]
+    parts += [write_results(folder, RESULTS)]
     # Facts come to the scheduler in messages.
     write_manifest(folder, number, tables, json.loads(json.dumps(parts)), FACTS)
     return folder, segments

@@ -22,6 +22,7 @@ from mpips.files.checkpoint import (
 )
 from mpips.files.manifest import MANIFEST
 from mpips.files.parts import Segment, write_segments
+from mpips.files.tree import encode_states
 from mpips.store.table import make_store
 from mpips.wire.types import Table
 from tests.files.checkpoints import (
@@ -125,7 +126,7 @@ def test_parts_that_lack_a_segment_get_no_manifest(tmp_path: Path) -> None:
     doubled = [write_segments(folder, 1, segments), write_segments(folder, 2, segments[-1:])]
     with pytest.raises(DataError, match="segment 4 of the table short once"):
         write_manifest(folder, 1, TABLES, doubled, {})
-    states = [write_states(folder, node, {3: None}) for node in (4, 5)]
+    states = [write_states(folder, node, encode_states({3: None})) for node in (4, 5)]
     with pytest.raises(DataError, match="the state of logical worker 3 twice"):
         write_manifest(folder, 1, [], states, {})
     assert not (folder / MANIFEST).exists()
@@ -134,7 +135,7 @@ def test_parts_that_lack_a_segment_get_no_manifest(tmp_path: Path) -> None:
 def test_a_state_that_cannot_be_stored_names_worker_and_place(tmp_path: Path) -> None:
     folder = new_checkpoint(tmp_path)
     with pytest.raises(AppError, match=r"the state of logical worker 4\['a'\] is a set"):
-        write_states(folder, 1, {4: {"a": {1}}})
+        write_states(folder, 1, encode_states({4: {"a": {1}}}))
     assert list(folder.iterdir()) == []
 
 

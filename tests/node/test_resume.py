@@ -11,6 +11,7 @@ from mpips.core.calling import Calling
 from mpips.core.machine import Report
 from mpips.core.task import Plan, SetDelay, Task
 from mpips.errors import ConfigError, DataError, MissingInputError
+from mpips.files.checkpoint import load_checkpoint
 from mpips.node.app import App
 from mpips.node.folder import RunFolder, read_result
 from mpips.node.kv import Worker
@@ -248,3 +249,41 @@ def test_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="size"):
         run(Wider, tmp_path / "third", job(f"run.resume={tmp_path / 'first'}"))
+
+
+class Stream(App):
+    """Pushes twice a task to a table without clocks."""
+
+    def tables(self) -> list[Table]:
+        """Return an eventual table."""
+        return [Table(name="w", size=SIZE)]
+
+    def plan(self) -> Plan:
+        """Run the same task again and again."""
+        for _ in range(TASKS):
+            yield Task(group="workers", function="step")
+
+    async def step(self, worker: Worker) -> None:
+        """Push two minibatches."""
+        for _ in range(2):
+            await worker.push("w", None, np.ones(SIZE))
+
+
+@pytest.mark.parametrize(("iterations", "tasks"), [(1, 1), (4, 2), (5, 3)])
+def test_iterations_of_tables_without_clocks_are_pushes(
+    iterations: int, tasks: int, tmp_path: Path
+) -> None:
+    stop_after(tmp_path / "run", iterations, kind=Stream)
+    (path,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert load_checkpoint(path).manifest.tasks == tasks
+    # They go on to be counted where they were.
+    again = job("run.resume=auto", f"run.stop_after_iterations={iterations + 2}")
+    assert run(Stream, tmp_path / "run", again)["exit_code"] == 75
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert load_checkpoint(newest).manifest.tasks == tasks + 1
+
+
+def test_checkpoints_of_tables_without_clocks_are_so_many_pushes_apart(tmp_path: Path) -> None:
+    run(Stream, tmp_path / "run", job("checkpoint.every_iterations=4", "checkpoint.keep=9"))
+    found = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert [load_checkpoint(path).manifest.tasks for path in found] == [2, 4]
