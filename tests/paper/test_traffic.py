@@ -105,6 +105,7 @@ def test_traffic_is_that_of_the_roofline() -> None:
     assert counters["bytes_keys"] == workers * once
     assert counters["bytes_replication"] == pytest.approx(2 * once, rel=0.05)
     assert counters["bytes_pull"] == 0
-    assert 0 < counters["bytes_control"] < 0.1 * once
+    # Views say of each segment who has it; their size does not depend on the keys.
+    assert 0 < counters["bytes_control"] < 0.3 * once
     without = measure("equal", workers, 0)
     assert without["bytes_replication"] == 0

@@ -16,8 +16,10 @@ from mpips.wire.messages import (
     Before,
     Call,
     Coding,
+    Copied,
     Drop,
     Failed,
+    Handed,
     Hello,
     Joined,
     Kill,
@@ -89,6 +91,8 @@ def examples(rng: np.random.Generator) -> Iterator[Message]:
     yield Saved(number=3, parts=[{"name": "worker-1.h5", "bytes": 2**40}])
     yield Drop(request=7, worker=3)
     yield Joined(table=1, copy=2, segments=[0, 63])
+    yield Handed(table=1, segments=[0, 63])
+    yield Copied(number=3)
     takeover = Takeover([(3, 4), (0, 0)], {"f": {"order": keys}})
     yield Call(request=1, worker=2, function="f", arguments={}, task=9, takeover=takeover,
                delays={"w": 2**31})
