@@ -56,7 +56,7 @@ def test_job_says_what_runs_and_how_it_ended(job: Done) -> None:
 
 def test_run_folder_is_complete(first: Path) -> None:
     assert sorted(path.name for path in first.iterdir()) == [
-        "config.toml", "log", "metrics.jsonl", "model.h5", "result.json"]
+        "config.toml", "ctl", "log", "metrics.jsonl", "model.h5", "result.json"]
     assert sorted(path.name for path in (first / "log").iterdir()) == [
         f"rank-{rank:04d}.log" for rank in range(7)]
     # Nobody had to be warned of anything.
