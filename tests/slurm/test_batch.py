@@ -13,10 +13,19 @@ import pytest
 
 from tests.run.jobs import environment, write_rows
 
+
+def has_slurm() -> bool:
+    """Return whether there is a Slurm that answers."""
+    if shutil.which("sbatch") is None:
+        return False
+    done = subprocess.run(["sinfo"], capture_output=True, timeout=60, check=False)
+    return done.returncode == 0
+
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.slurm,
-    pytest.mark.skipif(shutil.which("sbatch") is None, reason="needs Slurm"),
+    pytest.mark.skipif(not has_slurm(), reason="needs Slurm"),
     pytest.mark.timeout(900),
 ]
 
