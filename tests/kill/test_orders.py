@@ -81,7 +81,7 @@ def test_job_goes_on_while_nodes_come_and_go(name: str, tmp_path: Path) -> None:
     story = STORIES[name]
     plan = Plan("orders", 1, **SIZES, expected=RIGHT, strikes=())
     # Orders are processes of their own, which start slowly on a busy machine.
-    settings = ("model.steps=120", "model.pause_s=0.02")
+    settings = ("model.steps=90", "model.pause_s=0.02")
     with Job(plan, tmp_path, *settings, die_at=story.die_at) as job:
         assert job.await_work(), (tmp_path / "output").read_text()
         for share, order in story.orders:
