@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--servers", metavar="S", type=int, default=SERVERS, help="default: %(default)s")
     add("--workers", metavar="W", type=int, default=WORKERS, help="default: %(default)s")
     add("--out", metavar="DIR", type=Path, help="the run folder (default: runs/demo-TIME)")
-    add("--kill", metavar="server|worker|spare|RANK", help=
+    add("--kill", metavar="scheduler|server|worker|spare|RANK", help=
         "kill that rank, or the first one of that role, by SIGKILL once training is under way")
     add("--set", metavar="A.B=V", action="append", default=[], help="set any key of the config")
 

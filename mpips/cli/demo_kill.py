@@ -26,7 +26,7 @@ def check_victim(victim: str, config: Config) -> None:
     """
     ranks, workers = rank_count(config), max(1, config.run.workers)
     spares = ranks - 1 - config.run.servers - workers
-    there = {"server": config.run.servers, "worker": workers, "spare": spares}
+    there = {"scheduler": 1, "server": config.run.servers, "worker": workers, "spare": spares}
     is_there = int(victim) < ranks if victim.isdecimal() else bool(there.get(victim))
     if is_there:
         return

@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from mpips.core.machine import Effect, Report, Send
 from mpips.core.targets import Targets
 from mpips.core.task import SetDelay, Task
 from mpips.errors import AppError
 from mpips.wire.messages import Call, Drop, Return, Takeover
 from mpips.wire.types import NOBODY, Table, View
+from mpips.wire.voting import Done
 
 SERVER: Final = -1
 """In the place of a logical worker: the call is a server's."""
@@ -33,12 +36,14 @@ class Place:
 class Open:
     """The task that is running: its open parts by request, and the results of the others.
 
-    `servers` are those that it was given to.
+    `servers` are those that it was given to, `streams` says by logical worker how far its streams
+    are after its part.
     """
 
     task: Task
     places: dict[int, Place] = field(default_factory=dict)
     results: dict[int, Any] = field(default_factory=dict)
+    streams: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     servers: list[int] = field(default_factory=list)
 
 
@@ -47,11 +52,14 @@ class Calling:
 
     A part that is given out again begins anew: its pushes have the same numbers, so that the
     servers take each once, whoever's comes first (DESIGN, section 4).
+
+    Args:
+        first: after which request number its own begin.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
         self.requests = self.reissued = 0
-        self._is_over = True
+        self._first, self._is_over = first, True
         self._tasks = 0
         # By table: tau, where the plan has changed it. Each call says it, so that all know.
         self._delays: dict[str, int] = {}
@@ -87,6 +95,29 @@ class Calling:
             self._takeovers[worker] = Takeover(known.streams, known.calls, path)
             # Nobody acts for them yet: the first call takes over.
             self._actors[worker] = NOBODY
+
+    def recall(self, task: Task, done: Done) -> None:
+        """Know of a task that another scheduler has had done."""
+        self._tasks += 1
+        for worker, streams in done.streams.items():
+            self._note(worker, task, streams)
+
+    def doubt(self, first: View) -> None:
+        """Take no logical worker's actor for one that has what its calls have left.
+
+        Args:
+            first: the view that the job has begun with.
+        """
+        self._targets.know(first)
+        for worker in range(len(first.actors)):
+            known = self._takeovers.get(worker, Takeover([], {}))
+            self._takeovers[worker] = msgspec.structs.replace(known, is_known=True)
+            self._actors[worker] = NOBODY
+
+    def meet(self, first: View) -> None:
+        """Note who acts for logical workers of whom nothing is known, from the first view on."""
+        for worker, actor in enumerate(first.actors):
+            self._actors.setdefault(worker, actor)
 
     @property
     def is_idle(self) -> bool:
@@ -138,8 +169,7 @@ class Calling:
         self._now, self._is_over = now, False
         self._tasks += 1
         self._open = Open(task)
-        for worker, actor in enumerate(view.actors):
-            self._actors.setdefault(worker, actor)
+        self.meet(view)
         return self._give_out(view)
 
     def tick(self, now: float, view: View) -> list[Effect]:
@@ -176,17 +206,22 @@ class Calling:
             loser = place.backup
             if source == place.backup:
                 loser, moved[place.worker] = place.node, source
-                self._actors[place.worker] = source
             effects.append(Send(loser, Drop(request=message.request, worker=place.worker)))
         self._open.results[place.at] = message.result
         if place.worker != SERVER:
-            known = self._takeovers.get(place.worker)
-            calls = dict(known.calls) if known else {}
-            calls[self._open.task.function] = self._open.task.arguments
-            self._takeovers[place.worker] = Takeover(message.streams, calls)
+            helped = source == place.backup
+            self._actors[place.worker] = source if helped else place.node
+            self._open.streams[place.worker] = message.streams
+            self._note(place.worker, self._open.task, message.streams)
         return effects, moved
 
-    def move(self, view: View) -> tuple[list[Effect], list[Any] | None]:
+    def _note(self, worker: int, task: Task, streams: list[tuple[int, int]]) -> None:
+        """Note what whoever acts next for a logical worker needs, since a call is finished."""
+        known = self._takeovers.get(worker)
+        calls = {**(known.calls if known else {}), task.function: task.arguments}
+        self._takeovers[worker] = Takeover(streams, calls, task=self._tasks)
+
+    def move(self, view: View) -> tuple[list[Effect], Done | None]:
         """Give the parts of dead nodes to others; return all results if none is open any more."""
         if self._open is None:
             return [], None
@@ -216,10 +251,9 @@ class Calling:
             if actor == NOBODY:
                 continue
             # A number of its own: that node may have tried before, and been called off.
-            self.requests += 1
             place.node = actor
-            self._open.places[self.requests] = place
-            effects.append(self._call(self.requests, place, view))
+            request = self._number(place)
+            effects.append(self._call(request, place, view))
         return effects, self.results()
 
     def set_delay(self, asked: SetDelay, tables: Sequence[Table]) -> Report:
@@ -259,10 +293,17 @@ class Calling:
             targets = [next((one for one in actors if one[0] == task.only), actors[0])]
         effects: list[Effect] = []
         for at, (worker, node) in enumerate(targets):
-            self.requests += 1
-            place = self._open.places[self.requests] = Place(at, worker, node)
-            effects.append(self._call(self.requests, place, view))
+            place = Place(at, worker, node)
+            effects.append(self._call(self._number(place), place, view))
         return effects
+
+    def _number(self, place: Place) -> int:
+        """Open a part of the task under a new request number, and return that."""
+        assert self._open is not None
+        self.requests += 1
+        request = self._first + self.requests
+        self._open.places[request] = place
+        return request
 
     def _find(self, task: Task, view: View) -> tuple[str, list[int]]:
         """Return the role of the nodes that a task is for, and who they are."""
@@ -275,8 +316,8 @@ class Calling:
     def _call(self, request: int, place: Place, view: View) -> Send:
         assert self._open is not None
         takeover = None
+        # Until it has answered, each call says what it needs: the one before may come too late.
         if place.worker != SERVER and self._actors[place.worker] != place.node:
-            self._actors[place.worker] = place.node
             takeover = self._takeovers.get(place.worker, Takeover([], {}))
         place.since = self._now
         return self._message(request, place, place.node, view, takeover)
@@ -297,9 +338,9 @@ class Calling:
         )
         return Send(node, call)
 
-    def results(self) -> list[Any] | None:
+    def results(self) -> Done | None:
         """Return the results in the order of the parts, once all are there."""
         if self._open is None or self._open.places:
             return None
-        results, self._open = self._open.results, None
-        return [results[at] for at in sorted(results)]
+        done, self._open = self._open, None
+        return Done([done.results[at] for at in sorted(done.results)], done.streams)

@@ -1,11 +1,14 @@
 """What the nodes of a job say of themselves when they come."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from mpips.errors import MpipsError
 from mpips.wire.messages import Hello
 from mpips.wire.types import Member, make_epoch
+
+ORDER: Final = ("spare", "scheduler", "server", "worker")
+"""Who takes an office first: whoever has the least to do."""
 
 
 def agree_on_facts(hellos: Mapping[int, Hello]) -> dict[str, Any]:
@@ -30,3 +33,41 @@ def first_members(scheduler: int, host: str, hellos: Mapping[int, Hello]) -> lis
     epoch = make_epoch(1, scheduler)
     others = [Member(node, hello.role, hello.host, epoch) for node, hello in hellos.items()]
     return [Member(scheduler, "scheduler", host, epoch), *others]
+
+
+def choose_acceptors(
+    members: Sequence[Member], scheduler: int, before: Sequence[int], most: int
+) -> tuple[int, ...]:
+    """Return the nodes that store decisions, in the order in which they follow the scheduler.
+
+    There are five, so that two may die at once, or three, or the scheduler alone. Workers compute
+    and answer late; so there are no more than three if a majority of five needed one of them.
+
+    Args:
+        members: of the view.
+        scheduler: one of them.
+        before: the acceptors of the view before; those that are left have the log already.
+        most: at most so many.
+
+    >>> roles = ["scheduler", "worker", "worker", "server", "server", "spare"]
+    >>> nodes = [Member(node, role, "h", 1) for node, role in enumerate(roles)]
+    >>> choose_acceptors(nodes, 0, (), 5), choose_acceptors(nodes[:4], 0, (), 5)
+    ((0, 5, 3, 4, 1), (0, 3, 1))
+    >>> choose_acceptors(nodes[:2], 0, (), 5)
+    (0,)
+    """
+    quick = sum(member.role != "worker" for member in members)
+    wanted = min(most, 5 if len(members) >= 5 and quick >= 3 else 3 if len(members) >= 3 else 1)
+    hosts: set[str] = set()
+    ranked = []
+    for member in sorted(members, key=lambda m: (m.node != scheduler, ORDER.index(m.role))):
+        # Hosts that have one already come later, but before workers.
+        is_alone = member.host not in hosts
+        hosts.add(member.host)
+        key = (member.node != scheduler, member.node not in before, member.role == "worker",
+               not is_alone, ORDER.index(member.role), member.node)  # fmt: skip
+        ranked.append((key, member))
+    chosen = [member for _, member in sorted(ranked, key=lambda one: one[0])[:wanted]]
+    # Who follows first shall have the least to do besides.
+    chosen.sort(key=lambda m: (m.node != scheduler, ORDER.index(m.role), m.node))
+    return tuple(member.node for member in chosen)

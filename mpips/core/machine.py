@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from mpips.wire.messages import Message
+from mpips.wire.voting import Entry
 
 STORY_ENTRIES_MAX: Final = 200
 
@@ -54,7 +55,13 @@ class Keep(msgspec.Struct, frozen=True, array_like=True):
     resume: Any
 
 
-Effect = Send | Finished | Report | End | Prepare | Keep
+class Decide(msgspec.Struct, frozen=True, array_like=True):
+    """Effect: what follows happens once a majority has stored this; see `core/gate.py`."""
+
+    entry: Entry
+
+
+Effect = Send | Finished | Report | End | Prepare | Keep | Decide
 
 
 class Machine(ABC):

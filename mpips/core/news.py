@@ -18,6 +18,16 @@ def tell_of_deaths(names: list[str]) -> Report:
     return Report("lost", {"text": f"{join(names)} {has} died", "deaths": len(names)})
 
 
+def tell_of_succession(name: str, old: int, after_s: float) -> Report:
+    """Return the report that a node is the scheduler now, so long after the last one was.
+
+    >>> tell_of_succession("server 4", 0, 0.25).facts["text"]
+    'server 4 is the scheduler now, in place of node 0, after 0.250 s'
+    """
+    text = f"{name} is the scheduler now, in place of node {old}, after {after_s:.3f} s"
+    return Report("leader", {"text": text, "after_s": round(after_s, 6)})
+
+
 def tell_of_change(change: Change) -> Report:
     """Return the report of who has taken over what."""
     view = change.view

@@ -42,7 +42,7 @@ class Replicator:
     def __init__(self) -> None:
         self.epoch = self.incarnation = 0
         self.snapshots = 0
-        self._node = self._scheduler = 0
+        self._node = self._scheduler = self._told = 0
         self._request = 0
         self._helds: Sequence[Held] = ()
         self._open: dict[int, Shipment] = {}
@@ -60,8 +60,7 @@ class Replicator:
     def install(self, view: View, helds: Sequence[Held], node: int) -> list[Applied]:
         """Forget who has left, plan who joins, and return the updates that now are everywhere."""
         self.epoch = view.epoch
-        schedulers = view.nodes("scheduler")
-        self._scheduler = schedulers[0] if schedulers else 0
+        self._scheduler = view.scheduler
         self._node, self._helds = node, helds
         appointed = {m.node: m.incarnation for m in view.members if m.role == "server"}
         finished = []
@@ -257,6 +256,30 @@ class Replicator:
             effects = [*self._tell_joined(shipment), *self.join_next()]
         return self._close(shipment), effects
 
+    def go_on(self, view: View, helds: Sequence[Held], node: int) -> list[Effect]:
+        """Let copies join, hand segments over, and tell a new scheduler what copies have."""
+        joined = self._tell_again(view, helds, node)
+        return [*joined, *self.join_next(), *self.hand_over()]
+
+    def _tell_again(self, view: View, helds: Sequence[Held], node: int) -> list[Effect]:
+        if view.scheduler == self._told:
+            return []
+        self._told = view.scheduler
+        on_way = {
+            (shipment.applied.table, segment, shipment.dest)
+            for shipment in self._open.values()
+            if shipment.joins
+            for segment in shipment.applied.segments
+        }
+        there: dict[tuple[int, int], list[int]] = {}
+        for held in helds:
+            for segment, nodes in enumerate(view.joining[held.index].tolist()):
+                for copy in set(nodes).intersection(held.targets[segment]):
+                    is_sure = (held.index, segment, copy) not in on_way
+                    if is_sure and held.owner[segment] == node:
+                        there.setdefault((held.index, copy), []).append(segment)
+        return [self._tell(table, copy, segments) for (table, copy), segments in there.items()]
+
     def _tell_joined(self, shipment: Shipment) -> list[Effect]:
         """Tell the scheduler what a copy has, unless it was asked anew since it was sent that."""
         held = self._helds[shipment.applied.table]
@@ -265,16 +288,17 @@ class Replicator:
             for segment in shipment.applied.segments
             if held.owner[segment] == self._node and held.asked[segment] <= shipment.epoch
         ]
-        if not segments:
-            return []
+        return [self._tell(held.index, shipment.dest, segments)] if segments else []
+
+    def _tell(self, table: int, copy: int, segments: list[int]) -> Send:
         joined = Joined(
             epoch=self.epoch,
             incarnation=self.incarnation,
-            table=held.index,
-            copy=shipment.dest,
+            table=table,
+            copy=copy,
             segments=segments,
         )
-        return [Send(self._scheduler, joined)]
+        return Send(self._scheduler, joined)
 
     def _begin(self, copy: int, applied: Applied, joins: bool = False) -> int:
         self._request += 1

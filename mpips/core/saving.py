@@ -117,9 +117,11 @@ class Saver:
         # Clocks of the tables: where the last checkpoint was begun, and now.
         self._last_iterations = self._iterations = 0
 
-    def begin(self, now: float, iterations: int = 0, hosts: int = 1) -> None:
-        """Note when the job has begun, at which clock, and on how many hosts."""
-        self._began = self._last = now
+    def begin(
+        self, now: float, iterations: int = 0, hosts: int = 1, began: float | None = None
+    ) -> None:
+        """Note when the job has begun, if not now, at which clock, and on how many hosts."""
+        self._began, self._last = now if began is None else began, now
         self._last_iterations, self._hosts = iterations, hosts
 
     @property

@@ -80,7 +80,7 @@ class ServerMachine(Machine):
             if held.table.aggregate:
                 effects += self._resume_sums(held)
             effects += self._unpark(held) + self._release_waiting(held)
-        return effects + self._replicator.join_next() + self._replicator.hand_over()
+        return effects + self._replicator.go_on(view, self._held, self.node)
 
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take a client's request, or what owners and copies tell each other."""

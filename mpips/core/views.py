@@ -1,11 +1,14 @@
 """OSDI's server manager: makes the views and tells everybody: after deaths, joins, and by plan."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 
 from mpips.core.evening import Loads, plan_moves, plan_relief
-from mpips.core.machine import Effect, Report, Send
+from mpips.core.forming import choose_acceptors
+from mpips.core.machine import Decide, Effect, Report, Send
 from mpips.core.membership import (
     Change,
     admit,
@@ -29,6 +32,7 @@ from mpips.core.orders import decide
 from mpips.errors import MpipsError, RanksLostError
 from mpips.wire.messages import Handed, Joined, NewView
 from mpips.wire.types import NOBODY, Member, Table, View, make_epoch
+from mpips.wire.voting import Changed
 
 EPOCH = make_epoch(1, 0)
 """From one epoch of a proposer to its next."""
@@ -41,6 +45,7 @@ class Views:
         node: who proposes them.
         replicas: copies wanted of each segment, beside its owner's.
         policy: what becomes of dead workers' logical workers; see `membership.fail_over`.
+        acceptors: how many nodes store the decisions at most.
 
     Attributes:
         view: the newest; None before the first.
@@ -50,10 +55,11 @@ class Views:
         wishes: moves that are wanted for another reason than to even out.
     """
 
-    def __init__(self, node: int, replicas: int, policy: str) -> None:
+    def __init__(self, node: int, replicas: int, policy: str, acceptors: int = 1) -> None:
         self.view: View | None = None
         self.tables: Sequence[Table] = ()
         self._node, self._replicas, self._policy = node, replicas, policy
+        self._acceptors = acceptors
         # By table and copy: the segments that it has.
         self._joins: dict[tuple[int, int], set[int]] = {}
         self._incomplete_since: float | None = None
@@ -71,7 +77,7 @@ class Views:
     def roles(self) -> dict[int, str]:
         """Return the role of each other node of the view."""
         members = self.view.members if self.view else ()
-        return {member.node: member.role for member in members if member.node != self._node}
+        return {member.node: member.role for member in members if member.role != "scheduler"}
 
     def statistics(self) -> dict[str, int]:
         """Return counters, by name."""
@@ -93,8 +99,19 @@ class Views:
         """Make the first view, for so many logical workers, some of which are left out."""
         self.tables = tables
         epoch = make_epoch(1, self._node)
-        self.view = first_view(epoch, members, tables, workers, self._replicas, dropped)
+        first = first_view(epoch, members, tables, workers, self._replicas, dropped)
+        self.view = self._staff(first)
         return self.view
+
+    def go_on(self, now: float, view: View, tables: Sequence[Table]) -> None:
+        """Go on from another scheduler's view."""
+        self.view = view
+        self.tables = [
+            msgspec.structs.replace(table, segments=len(owners))
+            for table, owners in zip(tables, view.owners, strict=True)
+        ]
+        if missing_copies(view, self._replicas):
+            self._incomplete_since = now
 
     def fail_over(self, now: float, dead: Collection[int]) -> Change:
         """Return the view without some nodes, which is the newest once it is announced."""
@@ -105,7 +122,8 @@ class Views:
         self._levels = {}
         if self._incomplete_since is None:
             self._incomplete_since = now
-        return fail_over(self.view, self._next(), dead, self._policy)
+        change = fail_over(self.view, self._next(), dead, self._policy)
+        return replace(change, view=self._staff(change.view))
 
     def find_loss(self, change: Change, names: Sequence[str]) -> MpipsError | None:
         """Return the error that ends the job if not all that it needs is left."""
@@ -220,12 +238,20 @@ class Views:
         return self.announce(reassign(self.view, self._next(), actors))
 
     def announce(self, view: View) -> list[Effect]:
-        """Tell all nodes of a view, servers first, since the others will send them requests."""
+        """Decide a view, then tell all nodes, servers first: the others will ask them."""
         self.view = view
         members = sorted(view.members, key=lambda member: member.role != "server")
-        nodes = [member.node for member in members if member.node != self._node]
-        return [Send(node, NewView(epoch=view.epoch, view=view)) for node in nodes]
+        nodes = [member.node for member in members if member.role != "scheduler"]
+        news = [Send(node, NewView(epoch=view.epoch, view=view)) for node in nodes]
+        return [Decide(Changed(view)), *news]
+
+    def _staff(self, view: View) -> View:
+        """Return a view with its scheduler, and with acceptors among its members."""
+        before = self.view.acceptors if self.view else ()
+        acceptors = choose_acceptors(view.members, self._node, before, self._acceptors)
+        return msgspec.structs.replace(view, scheduler=self._node, acceptors=acceptors)
 
     def _next(self) -> int:
+        """Return the next epoch, which is nobody else's."""
         assert self.view is not None
-        return self.view.epoch + EPOCH
+        return make_epoch(self.view.epoch // EPOCH + 1, self._node)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from mpips.core.detector import Detector
-from mpips.wire.types import Member
+from mpips.core.machine import Effect, Report, Send
+from mpips.wire.messages import Kill
+from mpips.wire.types import NOBODY, Member
 
 KILLING_S: Final = 2.0
 """How long the death of a suspect may take to be known."""
@@ -22,6 +24,11 @@ class Suspicion:
 
     node: int
     mates: list[int]
+
+    def act(self, name: str, epoch: int) -> list[Effect]:
+        """Return what to do about it: tell the user, and have the mates kill the node."""
+        order = Kill(epoch=epoch, node=self.node)
+        return [Report("silent", {"suspected": name}), *(Send(m, order) for m in self.mates)]
 
 
 class Watch:
@@ -40,12 +47,19 @@ class Watch:
         self._members: dict[int, Member] = {}
         self._doomed: dict[int, float] = {}
 
-    def begin(self, now: float, members: Collection[Member], pulses: Mapping[int, bool]) -> None:
-        """Watch those of the members that can be watched; the scheduler is one of them."""
+    def begin(
+        self,
+        now: float,
+        members: Collection[Member],
+        pulses: Mapping[int, bool],
+        own: int = NOBODY,
+    ) -> None:
+        """Watch those of the members that can be watched, but the scheduler: `own`, or by role."""
         self._members = {member.node: member for member in members}
         told = {m.host for m in members if m.role != "worker" and pulses.get(m.node)}
         for member in members:
-            if member.host in told and pulses.get(member.node) and member.role != "scheduler":
+            is_own = member.role == "scheduler" or member.node == own
+            if member.host in told and pulses.get(member.node) and not is_own:
                 self._detector.add(now, member.node)
 
     def heard(self, now: float, node: int) -> None:

@@ -58,3 +58,8 @@ class FilterChain:
             total[f"{stage.name}_bytes_before"] = stage.saved.bytes_before
             total[f"{stage.name}_bytes_after"] = stage.saved.bytes_after
         return total
+
+
+def make_chains(compress: str, tables: int) -> list[FilterChain]:
+    """Return the filter chain of each of some tables; none at all if nothing is filtered."""
+    return [] if compress == "off" else [FilterChain([compress]) for _ in range(tables)]

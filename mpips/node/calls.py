@@ -1,21 +1,19 @@
 """Remembers which calls a node has taken, so that a call that comes again is not run again."""
 
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+
+import msgspec
 
 from mpips.wire.messages import Call, Return
-
-CALLS_KNOWN_MAX: Final = 256
-"""Calls of one logical worker that are known by their number; far more than are ever open."""
 
 
 @dataclass(slots=True)
 class _Known:
-    """The calls of one logical worker (or of a server): all up to `floor`, and those in `seen`."""
+    """The calls of one logical worker (or of a server): the newest, and what was answered last."""
 
-    floor: int = 0
-    seen: set[int] = field(default_factory=set)
+    newest: int = 0
     answer: Return | None = None
+    task: int = 0
 
 
 class Calls:
@@ -27,25 +25,47 @@ class Calls:
 
     def __init__(self) -> None:
         self._known: dict[int, _Known] = {}
-        self._running: dict[int, _Known] = {}
+        self._running: dict[int, tuple[_Known, int]] = {}
 
     def take(self, call: Call) -> bool:
-        """Note a call, and return whether it is new and has to be run."""
+        """Note a call, and return whether it is new and has to be run.
+
+        One that comes after a later one of its logical worker is out of date: somebody was called
+        off whose call was still on its way.
+        """
         known = self._known.setdefault(call.worker, _Known())
-        if call.request <= known.floor or call.request in known.seen:
+        if call.request <= known.newest:
             return False
-        known.seen.add(call.request)
-        self._running[call.request] = known
-        # Know the older half by one number.
-        if len(known.seen) > CALLS_KNOWN_MAX:
-            ascending = sorted(known.seen)
-            known.floor = ascending[len(ascending) // 2]
-            known.seen = {request for request in ascending if request > known.floor}
+        self._running.pop(known.newest, None)
+        known.newest = call.request
+        self._running[call.request] = known, call.task
         return True
 
     def note(self, answer: Return) -> None:
         """Note the answer to a call that was taken."""
-        self._running.pop(answer.request).answer = answer
+        known, task = self._running.pop(answer.request)
+        known.answer, known.task = answer, task
+
+    def forget(self, worker: int) -> None:
+        """Forget what was answered for a logical worker that this node has nothing of any more."""
+        known = self._known.get(worker, _Known())
+        known.answer, known.task = None, 0
+
+    def last_task(self, worker: int) -> int:
+        """Return the task of the last answer of a logical worker; 0: there is none."""
+        return self._known[worker].task if worker in self._known else 0
+
+    def answer_again(self, call: Call) -> Return | None:
+        """Return the answer to a call's task as one to this call, if there is one.
+
+        A new scheduler asks under numbers of its own what another has asked before.
+        """
+        known = self._known[call.worker]
+        if known.answer is None or known.task != call.task:
+            return None
+        known.answer = msgspec.structs.replace(known.answer, request=call.request)
+        del self._running[call.request]
+        return known.answer
 
     def answer(self, call: Call) -> Return | None:
         """Return the answer to a call that has come again; None if it runs, or another came."""

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Final
 
 from mpips.errors import AppError, MpipsError
+from mpips.wire.messages import Failed
 
 PACKAGE: Final = str(Path(__file__).resolve().parent.parent)
 # Where nodes call an app's functions, and what these have to be.
@@ -24,6 +25,18 @@ CALL_REMEDY: Final = (
     " def NAME(self, stores, ...)."
 )
 LIBRARIES: Final = frozenset({"numpy", "scipy", "numba", "h5py", "msgspec", "mpi4py", "lz4"})
+
+
+def tell_failure(error: Exception, who: str, epoch: int) -> Failed:
+    """Return what a node tells the scheduler of what it has raised; see `explain_failure`."""
+    explained = explain_failure(error, who)
+    return Failed(
+        epoch=epoch,
+        exit_code=explained.exit_code,
+        what=explained.what,
+        where=explained.where or who,
+        remedy=explained.remedy,
+    )
 
 
 def explain_failure(error: Exception, who: str) -> MpipsError:

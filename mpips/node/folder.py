@@ -134,6 +134,17 @@ class RunFolder:
         except OSError as error:
             raise _cannot_make(path, error) from None
 
+    @classmethod
+    def reopen(cls, path: Path) -> "RunFolder":
+        """Go on with the folder of a job whose scheduler has died."""
+        folder = cls.__new__(cls)
+        folder.path = path
+        try:
+            folder._metrics = open(path / METRICS, "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise FileError(f"{path / METRICS}: {error.strerror}") from None
+        return folder
+
     def note(self, seconds: float, kind: str, facts: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         line = {"seconds": round(seconds, 3), "kind": kind, **plain(facts)}

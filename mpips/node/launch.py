@@ -35,7 +35,7 @@ from mpips.node.member import Member
 from mpips.node.pulse import Pulse, shared_path
 from mpips.node.resume import find_resume
 from mpips.node.roles import assign_roles, size_config
-from mpips.node.scheduler import SchedulerNode
+from mpips.node.scheduler import ACCEPTORS_MAX, SchedulerNode
 from mpips.transport.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -65,10 +65,11 @@ def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
         node = run_loop(node, _backoff(mpi))
         code, error = node.exit_code or 0, None
         # The others believe that this rank is dead: let it be true.
-        if isinstance(node, Member) and node.is_fenced:
+        if node.is_fenced:
             _give_up(mpi)
-        if isinstance(node, SchedulerNode) and not node.is_told:
-            error = node.machine.error
+        office = node.office if isinstance(node, Member) else node
+        if isinstance(office, SchedulerNode) and not office.is_told:
+            error = office.machine.error
     except MpipsError as wrong:
         # Every rank meets a wrong config or too few ranks; the first one says it.
         code, error = wrong.exit_code, None if mpi.COMM_WORLD.Get_rank() else wrong
@@ -133,9 +134,10 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
     role = roles[transport.node]
     if role != "scheduler":
         member = MEMBERS[role](transport, time.monotonic, kind, config)
-        # mpirun passes it on to all ranks; only the scheduler stops the job.
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        # mpirun passes it on to all ranks; only the scheduler stops the job, whoever it is.
+        signal.signal(signal.SIGUSR1, lambda *_: member.stop_soon("SIGUSR1"))
         member.pulse = _start_pulse(token, transport.node, len(roles))
+        member.console = Console(time.monotonic())
         return member
     console = Console(time.monotonic())
     try:
@@ -149,7 +151,10 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
     console.say(_first_lines(mpi, config, name, folder))
     open_log(folder.path, transport.node, config.run.debug)
     introduce(f"scheduler 0 on {socket.gethostname()}", os.getpid())
-    node = SchedulerNode(transport, time.monotonic, kind, config, roles, folder, console, resume)
+    acceptors = ACCEPTORS_MAX if has_recovery() else 1
+    node = SchedulerNode(
+        transport, time.monotonic, kind, config, roles, folder, console, resume, acceptors
+    )
     signal.signal(signal.SIGUSR1, lambda *_: node.machine.stop_soon("SIGUSR1"))
     node.pulse = _start_pulse(token, transport.node, len(roles))
     return node

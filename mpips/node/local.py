@@ -34,13 +34,19 @@ def make_nodes(
     config: Config,
     folder: RunFolder | None = None,
     console: Console | None = None,
+    acceptors: int = 1,
 ) -> list[Node]:
-    """Return the nodes of a job: the scheduler, then servers, workers, and spares."""
+    """Return the nodes of a job: the scheduler, then servers, workers, and spares.
+
+    With `acceptors` the scheduler may die; in one process nobody does.
+    """
     run = config.run
     roles = ["scheduler"] + ["server"] * run.servers + ["worker"] * run.workers
     roles += ["spare"] * run.spares
     resume = find_resume(config, folder.path) if folder is not None else None
-    first = SchedulerNode(transports[0], clock, kind, config, roles, folder, console, resume)
+    first = SchedulerNode(
+        transports[0], clock, kind, config, roles, folder, console, resume, acceptors
+    )
     nodes: list[Node] = [first]
     for transport, role in zip(transports[1:], roles[1:], strict=True):
         nodes.append(MEMBERS[role](transport, clock, kind, config))

@@ -53,6 +53,7 @@ class Node(ABC):
     Attributes:
         exit_code: None while its part in the job is not over.
         successor: the node that goes on in this one's place, in another role.
+        is_fenced: whether the others go on without this node, though it lives.
         reach: called at the points of the protocol, in tests.
         bytes_sent: bytes handed to the transport, by kind; key lists of pushes and pulls are a
             kind of their own, "keys".
@@ -62,6 +63,7 @@ class Node(ABC):
         self.transport, self.clock = transport, clock
         self.exit_code: int | None = None
         self.successor: Node | None = None
+        self.is_fenced = False
         self.chains: Sequence[FilterChain] = ()
         kinds = (*KINDS.values(), "keys", CONTROL)
         self.bytes_sent: Counter[str] = Counter(dict.fromkeys(kinds, 0))

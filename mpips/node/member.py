@@ -7,20 +7,21 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
 from mpips.config import Config
 from mpips.core.machine import Effect
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
-from mpips.filters.chain import FilterChain
+from mpips.filters.chain import make_chains
 from mpips.node import surroundings
 from mpips.node.app import App, Job
 from mpips.node.calls import Calls
-from mpips.node.failure import explain_failure
+from mpips.node.failure import tell_failure
+from mpips.node.follower import FLUSH_S, Follower, beat_s
 from mpips.node.log import introduce, open_log
-from mpips.node.loop import KINDS, Node
+from mpips.node.loop import KINDS
 from mpips.node.pulse import Pulses
 from mpips.node.writing import Parts, Writing, may_copy
 from mpips.transport.base import Transport
@@ -48,13 +49,13 @@ from mpips.wire.types import Table, View, make_epoch
 
 log = logging.getLogger(__name__)
 
-SCHEDULER = 0
+ORDERS: Final = (Call, Drop, Save, Kill)
+"""What only the scheduler of one's view may ask for."""
+
 NEVER = 2**62
-BEATS_IN_A_SILENCE = 8
-FLUSH_S = 10.0
 
 
-class Member(Node):
+class Member(Follower):
     """A node that takes part in a scheduler's job.
 
     Args:
@@ -65,8 +66,8 @@ class Member(Node):
 
     Attributes:
         pulse: tells which processes on this host are alive; None: nothing does.
-        past: the counters of the roles that it has had before.
-        is_fenced: whether the others go on without this node, though it lives.
+        has_stopped: whether it has nothing left to send.
+        past: the counters of the roles that it has had before, if it `has_served` in any.
     """
 
     role: str
@@ -80,12 +81,11 @@ class Member(Node):
     def __init__(
         self, transport: Transport, clock: Callable[[], float], kind: type[App], config: Config
     ) -> None:
-        super().__init__(transport, clock)
-        self.kind, self.config = kind, config
-        self.job = Job(config, {})
+        super().__init__(transport, clock, kind, config)
         self.tables: list[Table] = []
-        self.is_fenced = False
         self._is_greeted = self._has_failed = False
+        self._failure: Failed | None = None
+        self.has_stopped = False
         self._epoch = 0
         self._calls = Calls()
         # Who is in the job, with the epoch that appointed them; what comes from later views.
@@ -93,7 +93,7 @@ class Member(Node):
         self._parked: list[tuple[int, Message]] = []
         self._refused = self._parkings = self._parked_elsewhere = 0
         self.pulse: Pulses | None = None
-        self.past: dict[str, int] = {}
+        self.past, self.has_served = dict[str, int](), False
         self._next_beat = 0.0
         self._writing = Writing(self._tell_saved)
 
@@ -103,7 +103,9 @@ class Member(Node):
             if not self._is_greeted:
                 self._is_greeted = True
                 self._greet()
-            return self._writing.look() or super().turn()
+            is_busy = self._writing.look() or super().turn()
+            self.look_at_office()
+            return is_busy
         except RanksLostError as error:
             log.warning("%s", error)
             self.exit_code = error.exit_code
@@ -116,31 +118,31 @@ class Member(Node):
 
         Each may come again: a node starts once, runs a call once, and stops once.
         """
-        has_left = self.exit_code is not None
-        if has_left or (self._has_failed and not isinstance(message, Stop)):
+        if self.exit_code is not None:
+            return
+        # Nearly all messages are the machine's.
+        is_data = type(message) in KINDS
+        if not is_data and self.is_about_scheduler(source, message):
+            return
+        if self._has_failed and not isinstance(message, Stop | NewView):
             return
         # What belongs to a later view waits for it; the views themselves do not.
         if message.epoch > self._epoch and not isinstance(message, Start | NewView | Stop):
             self._parkings += 1
             self._parked.append((source, message))
             return
-        if source != SCHEDULER and message.incarnation < self._members.get(source, NEVER):
+        if self._is_of_others(source, message) or self._is_of_before(message):
             self._refused += 1
             return
-        # What went to this node in another role is nobody's; views and the end are everybody's.
-        if self._is_of_before(message):
-            self._refused += 1
-            return
-        # Nearly all messages are the machine's.
-        if type(message) in KINDS:
+        if is_data:
             self.take(source, message)
             return
         match message:
             case Start(view=view):
                 if view.epoch > self._epoch:
                     self._start(view, message)
-            case Save(number=number, folder=folder):
-                self._save(number, Path(folder))
+            case Save():
+                self._save(message.number, Path(message.folder))
             case NewView(view=view):
                 if view.epoch > self._epoch:
                     self._change_view(view)
@@ -148,16 +150,22 @@ class Member(Node):
                 done = self.pulse is not None and self.pulse.kill(node)
                 log.warning("node %d is silent; killed here: %s", node, done)
             case Call() if self._calls.take(message):
-                log.info("call %d: %s", message.request, message.function)
-                self.call(message)
+                self._begin(message)
             case Call():
                 answer = self._calls.answer(message)
                 if answer is not None:
-                    self.send(SCHEDULER, answer)
-            case Stop(exit_code=code):
-                self._stop(code)
+                    self.send(self.scheduler, answer)
+            case Stop(exit_code=code, stays=stays):
+                self._stop(source, code, stays)
             case _:
                 self.take(source, message)
+
+    def _is_of_others(self, source: int, message: Message) -> bool:
+        """Return whether a message is from a former scheduler, or a former self of its source."""
+        if isinstance(message, ORDERS):
+            return source != self.scheduler
+        is_old = message.incarnation < self._members.get(source, NEVER)
+        return is_old and not isinstance(message, Start | NewView | Stop)
 
     def _is_of_before(self, message: Message) -> bool:
         """Return whether a message is for what this node was before it got its role by a view."""
@@ -165,15 +173,21 @@ class Member(Node):
         is_for_all = isinstance(message, Start | NewView | Stop | Drop | Kill)
         return own >= make_epoch(2, 0) and message.epoch < own and not is_for_all
 
-    def lose(self, nodes: frozenset[int]) -> None:
-        """Go on without other nodes, of which the scheduler will tell; not without that one.
+    def _begin(self, call: Call) -> None:
+        """Run a call, unless an earlier scheduler has asked for the same already."""
+        log.info("call %d: %s", call.request, call.function)
+        if call.takeover is None or not call.takeover.is_known:
+            self.call(call)
+        elif (answer := self._calls.answer_again(call)) is not None:
+            self.send(self.scheduler, answer)
+        elif not self.adopt(call):
+            self.call(call)
 
-        Raises:
-            RanksLostError: the scheduler is dead.
-        """
-        log.warning("node %s has died", ", ".join(map(str, sorted(nodes))))
-        if SCHEDULER in nodes:
-            raise RanksLostError("the scheduler has died", self.name())
+    def adopt(self, call: Call) -> bool:
+        """Go on with a call under another number, if it runs here, and return whether it does."""
+        return False
+
+    # -- What this node tells the scheduler ------------------------------------------------------
 
     def fail(self, error: Exception) -> None:
         """Tell the scheduler that this node cannot go on, and wait for the stop."""
@@ -181,15 +195,8 @@ class Member(Node):
             return
         self._has_failed = True
         log.error("cannot go on", exc_info=error)
-        error = explain_failure(error, self.name())
-        failed = Failed(
-            epoch=self._epoch,
-            exit_code=error.exit_code,
-            what=error.what,
-            where=error.where or self.name(),
-            remedy=error.remedy,
-        )
-        self.send(SCHEDULER, failed)
+        self._failure = tell_failure(error, self.name(), self._epoch)
+        self.send(self.scheduler, self._failure)
 
     def name(self) -> str:
         """Return what people call this node."""
@@ -199,7 +206,8 @@ class Member(Node):
         """Tell the scheduler who is alive on this host, now and then."""
         if self.pulse is not None and self._epoch and now >= self._next_beat:
             self._next_beat = now + beat_s(self.config)
-            self.send(SCHEDULER, Beat(epoch=self._epoch, moved=self.pulse.moved()))
+            self.send(self.scheduler, Beat(epoch=self._epoch, moved=self.pulse.moved()))
+        self.watch_scheduler(now)
 
     def answer(
         self, request: int, result: Any, streams: Sequence[tuple[int, int]] = ()
@@ -207,7 +215,7 @@ class Member(Node):
         """Send a call's result to the scheduler, and how far its logical worker's streams are."""
         answer = Return(epoch=self._epoch, request=request, result=result, streams=list(streams))
         self._calls.note(answer)
-        self.send(SCHEDULER, answer)
+        self.send(self.scheduler, answer)
 
     @abstractmethod
     def know(self) -> dict[str, Any]:
@@ -223,7 +231,6 @@ class Member(Node):
 
     def restore(self, checkpoint: Path) -> None:
         """Take what a checkpoint has for this node."""
-        return
 
     def weigh(self) -> int:
         """Return how many bytes a copy of this node's part of a checkpoint takes, at most."""
@@ -247,10 +254,8 @@ class Member(Node):
 
     def _tell_saved(self, number: int, parts: Parts | None) -> None:
         """Tell the scheduler that a part is copied, or in which files it is."""
-        if parts is None:
-            self.send(SCHEDULER, Copied(epoch=self._epoch, number=number))
-        else:
-            self.send(SCHEDULER, Saved(epoch=self._epoch, number=number, parts=parts))
+        head: dict[str, Any] = {"epoch": self._epoch, "number": number}
+        self.send(self.scheduler, Copied(**head) if parts is None else Saved(**head, parts=parts))
 
     @property
     def due(self) -> float:
@@ -279,14 +284,10 @@ class Member(Node):
         except MpipsError as error:
             self.fail(error)
             return
-        hello = Hello(
-            role=self.role,
-            host=socket.gethostname(),
-            process=os.getpid(),
-            facts=facts,
+        self.send(self.scheduler, Hello(
+            role=self.role, host=socket.gethostname(), process=os.getpid(), facts=facts,
             has_pulse=self.pulse is not None,
-        )
-        self.send(SCHEDULER, hello)
+        ))  # fmt: skip
 
     def _start(self, view: View, start: Start) -> None:
         self.enter(view, start.facts)
@@ -295,7 +296,7 @@ class Member(Node):
         # All have found the shared memory: what is left of it goes with the processes.
         if self.pulse is not None:
             self.pulse.remove()
-        self.send(SCHEDULER, Ready(epoch=self._epoch))
+        self.send(self.scheduler, Ready(epoch=self._epoch))
         self._unpark()
 
     def enter(self, view: View, facts: dict[str, Any]) -> None:
@@ -305,7 +306,6 @@ class Member(Node):
         if "folder" in facts and surroundings.under_mpi():
             open_log(Path(facts["folder"]), self.transport.node, self.config.run.debug)
         introduce(self.name(), os.getpid())
-        log.info("view %d", view.epoch)
         self.job = Job(self.config, facts)
         # The segments are those that the job began with, however many servers there are now.
         tables = self.kind(self.job).tables()
@@ -313,12 +313,16 @@ class Member(Node):
             msgspec.structs.replace(table, segments=len(owners))
             for table, owners in zip(tables, view.owners, strict=True)
         ]
-        self.chains = make_chains(self.config, self.tables)
+        self.chains = make_chains(self.config.filters.compress, len(tables))
         self.prepare(view)
 
     def _know_view(self, view: View) -> None:
         self._epoch = view.epoch
         self._members = {member.node: member.incarnation for member in view.members}
+        # What the one before was told of is lost.
+        if view.scheduler != self.scheduler and self._failure is not None:
+            self.send(view.scheduler, self._failure)
+        self.follow(view)
 
     def _change_view(self, view: View) -> None:
         """Go on in a new view, with what has waited for it."""
@@ -346,8 +350,9 @@ class Member(Node):
         log.info("a %s from now on", role)
         self._writing.finish()
         node = self.kinds[role](self.transport, self.clock, self.kind, self.config)
-        node.pulse, node.reach = self.pulse, self.reach
-        node.bytes_sent, node.past = self.bytes_sent, self.all_counters()
+        node.inherit(self)
+        node.pulse = self.pulse
+        node.bytes_sent, node.past, node.has_served = self.bytes_sent, self.all_counters(), True
         node.enter(view, dict(self.job.facts))
         self.successor = node
 
@@ -371,7 +376,7 @@ class Member(Node):
         for source, message in parked:
             (self.successor or self).receive(source, message)
 
-    def _stop(self, exit_code: int) -> None:
+    def _stop(self, scheduler: int, exit_code: int, stays: bool) -> None:
         views = {
             "refused_messages": self._refused,
             "parked_messages": self._parkings,
@@ -379,20 +384,17 @@ class Member(Node):
         }
         statistics = {**self.statistics(), **views, **self.all_counters()}
         log.info("stop with exit code %d: %s", exit_code, statistics)
-        self.send(SCHEDULER, Stopped(epoch=self._epoch, statistics=statistics))
+        # That one may be new, and its view still on its way.
+        self.send(scheduler, Stopped(epoch=self._epoch, statistics=statistics))
+        self.has_stopped = True
+        if not stays:
+            self.leave()
+
+    def leave(self) -> None:
+        """End this node's part in the job; who is the scheduler, too, leaves with that."""
+        if self.office is not None:
+            return
         self.transport.flush(FLUSH_S)
         # The scheduler alone ends with the job's code: mpirun kills all that are left when the
         # first rank ends with an error, and the result would never be written.
         self.exit_code = 0
-
-
-def beat_s(config: Config) -> float:
-    """Return how often nodes say who is alive, in seconds: every second if silence may last."""
-    return min(1.0, config.recovery.silence_s / BEATS_IN_A_SILENCE)
-
-
-def make_chains(config: Config, tables: list[Table]) -> list[FilterChain]:
-    """Return the filter chain of each table; none at all if nothing is filtered."""
-    if config.filters.compress == "off":
-        return []
-    return [FilterChain([config.filters.compress]) for _ in tables]

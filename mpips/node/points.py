@@ -13,11 +13,12 @@ from typing import Final
 from mpips.errors import ConfigError
 from mpips.files.steps import STEPS
 from mpips.wire.messages import MESSAGES, Message
+from mpips.wire.voting import VOTES
 
 VARIABLE: Final = "MPIPS_DIE_AT"
 ACTIONS: Final = ("take", "taken", "send", "sent")
 AT: Final = "at"
-NAMES: Final = tuple(kind.__name__ for kind in MESSAGES)
+NAMES: Final = tuple(kind.__name__ for kind in (*MESSAGES, *VOTES))
 
 Reach = Callable[[str, Message | str], None]
 """Called at each point: the action, and the message, or the name of the step."""

@@ -1,11 +1,13 @@
 """The scheduler's node: runs the plan, shows it to the user, and writes the result."""
 
+import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, final
 
 from mpips.config import Config
+from mpips.core.leader import Leader
 from mpips.core.machine import Effect, End, Keep, Prepare, Report
 from mpips.core.predicate import find_predicate
 from mpips.core.saving import Resume, When
@@ -18,15 +20,19 @@ from mpips.node.console import Console, show
 from mpips.node.control import LOOK_S, Control
 from mpips.node.failure import explain_failure
 from mpips.node.folder import RunFolder
+from mpips.node.follower import FLUSH_S, Follower, beat_s
 from mpips.node.loop import Node
-from mpips.node.member import beat_s
 from mpips.node.pulse import Pulses
 from mpips.node.resume import fit_tables, keep_resume, make_room, when_to_save
 from mpips.transport.base import Transport
 from mpips.wire.messages import Hello, Kill, Message
 from mpips.wire.types import Table
+from mpips.wire.voting import Claim
+
+log = logging.getLogger(__name__)
 
 STALL_S = 60.0
+ACCEPTORS_MAX = 5
 STOP_FILE = "stop"
 STATUS = {STOPPED_AT_CHECKPOINT: "stopped"}
 
@@ -44,6 +50,7 @@ class SchedulerNode(Node):
         folder: the run folder; None: nothing is written.
         console: where progress goes; None: nowhere.
         resume: the checkpoint to begin with; None: the job is new.
+        acceptors: how many nodes store its decisions at most: then it may die.
 
     Attributes:
         is_told: whether the user knows of the error, or will be told by who started the ranks.
@@ -59,6 +66,7 @@ class SchedulerNode(Node):
         folder: RunFolder | None = None,
         console: Console | None = None,
         resume: Resume | None = None,
+        acceptors: int = 1,
     ) -> None:
         super().__init__(transport, clock)
         self._kind, self._config = kind, config
@@ -76,12 +84,12 @@ class SchedulerNode(Node):
             socket.gethostname(),
             when_to_save(config) if folder is not None else When(),
             resume,
+            acceptors if config.recovery.mode == "in-place" else 1,
         )
         self.pulse: Pulses | None = None
         self._next_look = self._next_orders = 0.0
         self._control = Control(folder.path) if folder is not None else None
         self._resume = resume
-        self._tables: list[Table] = []
         if resume is not None:
             told: dict[str, Any] = {"from": resume.path, "tasks": resume.tasks}
             told |= {"passed over": "; ".join(resume.skipped)} if resume.skipped else {}
@@ -98,16 +106,39 @@ class SchedulerNode(Node):
         try:
             is_busy = super().turn()
             self._complain()
+            if self.exit_code is not None:
+                self.transport.flush(FLUSH_S)
             return is_busy
         except Exception as error:
-            explained = explain_failure(error, "scheduler")
-            if self.machine.state == "ended":
-                # All have left, but the result could not be written: nobody is left to be told.
-                self.machine.error = self.machine.error or explained
-                self.exit_code = self.machine.error.exit_code
-            self.carry_out(self.machine.fail(self.clock(), explained))
-        self._complain()
+            self._suffer(error)
         return True
+
+    def attend(self, source: int, message: Message) -> None:
+        """Take a message that came to the node where this office is."""
+        try:
+            if self.exit_code is None:
+                self.receive(source, message)
+        except Exception as error:
+            self._suffer(error)
+
+    def attend_to_time(self, now: float) -> None:
+        """Let this office see the time."""
+        try:
+            if self.exit_code is None:
+                self.tick(now)
+                self._complain()
+        except Exception as error:
+            self._suffer(error)
+
+    def _suffer(self, error: Exception) -> None:
+        """End the job because of an error."""
+        explained = explain_failure(error, "scheduler")
+        if self.machine.state == "ended":
+            # All have left, but the result could not be written: nobody is left to be told.
+            self.machine.error = self.machine.error or explained
+            self.exit_code = self.machine.error.exit_code
+        self.carry_out(self.machine.fail(self.clock(), explained))
+        self._complain()
 
     def give_up(self, pulls: Iterable[str] = ()) -> None:
         """End the job because nobody can go on, and name who is waited for, and by which pulls."""
@@ -123,7 +154,7 @@ class SchedulerNode(Node):
         Raises:
             UsageError: it cannot be followed.
         """
-        text, effects = self.machine.steering.order(command, node)
+        text, effects = self.machine.order(self.clock(), command, node)
         self.carry_out(effects)
         return text
 
@@ -132,6 +163,9 @@ class SchedulerNode(Node):
         if isinstance(message, Kill):
             if self.pulse is not None:
                 self.pulse.kill(message.node)
+            return
+        # Nobody else is followed while this one is here.
+        if isinstance(message, Claim):
             return
         self._heard = self.clock()
         if isinstance(message, Hello):
@@ -149,6 +183,10 @@ class SchedulerNode(Node):
             self._next_orders = now + LOOK_S
             self._control.serve(self.order)
         self.carry_out(self.machine.tick(now))
+        if self.machine.is_deposed:
+            log.error("others decide what becomes of the job")
+            self.is_fenced, self.exit_code = True, RanksLostError.exit_code
+            return
         if self._console is None or self.machine.state != "running":
             return
         progress = self.machine.progress()
@@ -160,6 +198,12 @@ class SchedulerNode(Node):
             waiting = ", ".join(self.machine.waiting_for())
             self._console.say(f"         no answer for {STALL_S:.0f} s; waiting for {waiting}")
 
+    def take_over(self, member: Follower, leader: Leader, after_s: float) -> None:
+        """Go on with the job of another scheduler, on the node of a member."""
+        self._began = member.began
+        lost = self.transport.lost
+        self.carry_out(self.machine.succeed(self.clock(), self._began, leader, lost, after_s))
+
     def perform(self, effect: Effect) -> None:
         """Report, or end."""
         match effect:
@@ -170,7 +214,7 @@ class SchedulerNode(Node):
                 folder = make_room(self._folder.path)
                 self.carry_out(self.machine.save_in(self.clock(), str(folder)))
             case Keep(parts=parts, resume=resume):
-                keep_resume(Path(resume.path), self._config, self._tables, resume, parts)
+                keep_resume(Path(resume.path), self._config, self.machine.tables, resume, parts)
             case End(exit_code=code):
                 self._finish(code)
             case _:
@@ -184,7 +228,6 @@ class SchedulerNode(Node):
         tables = [table.cut(servers) for table in app.tables()]
         if self._resume is not None:
             tables = fit_tables(tables, self._resume)
-        self._tables = tables
         for table in tables:
             if table.predicate is not None:
                 find_predicate(table)
@@ -257,7 +300,8 @@ class SchedulerNode(Node):
             **self.machine.outcome(),
             "counters": counters,
         }
-        if self._folder is not None:
+        # Without a majority nobody may say how the job has ended.
+        if self._folder is not None and not self.machine.has_given_up:
             self._folder.finish(self.result)
             self.is_told = self.is_told or surroundings.started_by_mpips()
         if self._console is not None:
@@ -266,3 +310,31 @@ class SchedulerNode(Node):
             facts = {**self.machine.summary, **(outcome if outcome["failures"] else {})}
             self._console.close(self.clock(), error is not None, facts, folder)
         self.exit_code = exit_code
+
+
+def open_office(member: Follower, leader: Leader, after_s: float) -> SchedulerNode:
+    """Return a scheduler on the node of a member, which goes on where another one has died.
+
+    Args:
+        member: has been elected.
+        leader: what makes it one, with the log of decisions.
+        after_s: how long there was no scheduler.
+    """
+    folder = None
+    if "folder" in member.job.facts:
+        folder = RunFolder.reopen(Path(member.job.facts["folder"]))
+    roles = ["rank"] * member.transport.size
+    for node, role in member.roles.items():
+        roles[node] = role
+    office = SchedulerNode(
+        member.transport,
+        member.clock,
+        member.kind,
+        member.config,
+        roles,
+        folder,
+        member.console,
+        acceptors=ACCEPTORS_MAX,
+    )
+    office.take_over(member, leader, after_s)
+    return office

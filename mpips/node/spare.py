@@ -28,8 +28,12 @@ class SpareNode(Member):
         raise AssertionError(f"a call of {call.function} for a spare")
 
     def take(self, source: int, message: Message) -> None:
-        """Refuse: nobody asks a spare for anything, but a worker's call may be called off late."""
-        assert isinstance(message, Drop), f"a {type(message).__name__} from {source} for a spare"
+        """Refuse: nobody asks a spare for anything, but a worker's call may be called off late.
+
+        What comes late for a role that it has had is nobody's: others do that work anew.
+        """
+        is_late = isinstance(message, Drop) or self.has_served
+        assert is_late, f"a {type(message).__name__} from {source} for a spare"
 
     def counters(self) -> dict[str, int]:
         """Return nothing."""

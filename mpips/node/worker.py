@@ -4,6 +4,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
 from inspect import iscoroutine
 from pathlib import Path
@@ -19,7 +20,7 @@ from mpips.errors import AppError
 from mpips.files.tree import encode_states
 from mpips.node.app import App
 from mpips.node.kv import Pending, Worker
-from mpips.node.member import SCHEDULER, Member
+from mpips.node.member import Member
 from mpips.node.shard import data_facts, open_shards
 from mpips.node.writing import Parts
 from mpips.store.updates import find_update
@@ -27,8 +28,13 @@ from mpips.transport.base import Bytes, Transport
 from mpips.wire.messages import Ask, Call, Drop, Message, Progress, Takeover, Told, Values
 from mpips.wire.types import View
 
-Running = tuple[Coroutine[Pending, None, Any], Call]
-"""A coroutine of the app, and the call that it answers."""
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A coroutine of the app, and the call that it answers."""
+
+    coroutine: Coroutine[Pending, None, Any]
+    call: Call
 
 
 @final
@@ -60,7 +66,7 @@ class WorkerNode(Member):
         self._alarm = 0
         # By logical worker: how many pushes and pulls are open, and the answer that waits for them.
         self._open: dict[int, int] = {}
-        self._returns: dict[int, tuple[int, Any]] = {}
+        self._returns: dict[int, Any] = {}
 
     def know(self) -> dict[str, Any]:
         """Return the facts of the training data."""
@@ -81,12 +87,15 @@ class WorkerNode(Member):
 
     def install(self, view: View) -> None:
         """Send again what servers have not answered that own it no more."""
-        assert self._view is not None
-        for worker, (old, new) in enumerate(zip(self._view.actors, view.actors, strict=True)):
-            # Whoever acts for it next makes its own object.
-            if old == self.transport.node != new:
+        before, self._view = self._view, view
+        assert before is not None
+        is_new = before.scheduler != view.scheduler
+        for worker, (old, new) in enumerate(zip(before.actors, view.actors, strict=True)):
+            # Whoever acts for it next makes its own object. A new scheduler does not know whom
+            # the other has asked to help.
+            has_lost = old == self.transport.node != new
+            if has_lost or (is_new and worker in self._workers and new != self.transport.node):
                 self._drop(worker)
-        self._view = view
         self.carry_out([*self.client.install(view), *self._asking.install(view)])
 
     def weigh(self) -> int:
@@ -110,10 +119,13 @@ class WorkerNode(Member):
 
     def call(self, call: Call) -> None:
         """Start a coroutine for the call; `work` runs it."""
-        if call.takeover is not None:
+        takeover = call.takeover
+        if takeover is not None and self._has_all(call.worker, takeover):
+            takeover = None
+        if takeover is not None:
             self._drop(call.worker)
             self._act_for([call.worker])
-            self.client.take_over(call.worker, call.takeover.streams)
+            self.client.take_over(call.worker, takeover.streams)
         elif call.worker not in self._workers:
             # It comes late: another node acts for that one by now, and has done it.
             return
@@ -122,19 +134,35 @@ class WorkerNode(Member):
         for table, max_delay in call.delays.items():
             self.client.set_delay(self._names[table], call.worker, max_delay)
         function = getattr(self._apps[call.worker], call.function)
-        if call.takeover is None:
+        if takeover is None:
             running = function(worker, **call.arguments)
         else:
             todo = partial(function, worker, **call.arguments)
-            running = self._recover_first(worker, call.takeover, todo)
-        self._running[call.worker] = running, call
+            running = self._recover_first(worker, takeover, todo)
+        self._running[call.worker] = Running(running, call)
         self._ready.append(self._running[call.worker])
+
+    def adopt(self, call: Call) -> bool:
+        """Go on with a call under another number, if it runs here, and return whether it does."""
+        running = self._running.get(call.worker)
+        if running is None or running.call.task != call.task:
+            return False
+        running.call = call
+        return True
+
+    def _has_all(self, worker: int, takeover: Takeover) -> bool:
+        """Return whether this node has already what a takeover gives it."""
+        if not takeover.is_known or takeover.checkpoint or worker not in self._workers:
+            return False
+        streams = [tuple(one) for one in takeover.streams] or [(0, 0)] * len(self.tables)
+        is_level = self.client.positions(worker) == streams
+        return is_level and self._calls.last_task(worker) == takeover.task
 
     def take(self, source: int, message: Message) -> None:
         """Step the client, or call off what another node has done."""
         if isinstance(message, Drop):
             running = self._running.get(message.worker)
-            if running is not None and running[1].request == message.request:
+            if running is not None and running.call.request == message.request:
                 self._drop(message.worker)
             return
         if isinstance(message, Ask):
@@ -165,7 +193,7 @@ class WorkerNode(Member):
         self._finish(pending, flatten(effect.result))
         self._open[pending.worker] -= 1
         if not self._open[pending.worker] and pending.worker in self._returns:
-            self._return(pending.worker, *self._returns.pop(pending.worker))
+            self._return(pending.worker, self._returns.pop(pending.worker))
 
     def _drop(self, worker: int) -> None:
         """Act for a logical worker no longer, and forget what it has begun."""
@@ -174,13 +202,14 @@ class WorkerNode(Member):
         running = self._running.pop(worker, None)
         if running is not None:
             self._ready = deque(one for one in self._ready if one is not running)
-            running[0].close()
+            running.coroutine.close()
         for pending in [p for p in self._pending.values() if p.worker == worker]:
             del self._pending[pending.timestamp]
         for _, _, pending in self._alarms:
             if pending.worker == worker:
                 pending.waiter = None
         self._returns.pop(worker, None)
+        self._calls.forget(worker)
         self.client.abandon(worker)
         self._asking.abandon(worker)
         del self._workers[worker], self._apps[worker], self._open[worker]
@@ -225,21 +254,21 @@ class WorkerNode(Member):
             return False
         for _ in range(len(self._ready)):
             running = self._ready.popleft()
-            call = running[1]
+            worker = running.call.worker
             try:
-                pending = running[0].send(None)
+                pending = running.coroutine.send(None)
             except StopIteration as stop:
-                if self._open[call.worker]:
-                    self._returns[call.worker] = call.request, stop.value
+                if self._open[worker]:
+                    self._returns[worker] = stop.value
                 else:
-                    self._return(call.worker, call.request, stop.value)
+                    self._return(worker, stop.value)
                 continue
             pending.waiter = running
         return True
 
-    def _return(self, worker: int, request: int, result: Any) -> None:
-        del self._running[worker]
-        self.answer(request, result, self.client.positions(worker))
+    def _return(self, worker: int, result: Any) -> None:
+        call = self._running.pop(worker).call
+        self.answer(call.request, result, self.client.positions(worker))
 
     def watch(self, worker: int, timestamp: int, effects: list[Effect]) -> Pending:
         """Return what a logical worker awaits for a push or pull, started with these effects."""
@@ -295,7 +324,7 @@ class WorkerNode(Member):
         """Send a logical worker's progress to the scheduler."""
         self._reports += 1
         progress = Progress(epoch=self._epoch, worker=worker, facts=facts, number=self._reports)
-        self.send(SCHEDULER, progress)
+        self.send(self.scheduler, progress)
 
     def table_index(self, name: str) -> int:
         """Return a table's index.

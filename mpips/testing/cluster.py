@@ -9,12 +9,12 @@ import numpy as np
 from mpips.config import Config
 from mpips.core.machine import Machine
 from mpips.core.moving import Move
-from mpips.errors import ProtocolError, UsageError
+from mpips.errors import ProtocolError, RanksLostError, UsageError
 from mpips.node.app import App, check_model
 from mpips.node.local import make_nodes, stalled_pulls
 from mpips.node.loop import Node
 from mpips.node.member import Member
-from mpips.node.scheduler import SchedulerNode
+from mpips.node.scheduler import ACCEPTORS_MAX, SchedulerNode
 from mpips.node.server import ServerNode
 from mpips.node.spare import SpareNode
 from mpips.node.worker import WorkerNode
@@ -25,6 +25,9 @@ STEP_S: Final = 0.05
 STEP_S_OF_SLEEPERS: Final = 1.0
 SILENCE_S_MAX: Final = 300.0
 STORY_LINES: Final = 5
+
+# What comes as long as nodes live, whether the job gets on or not.
+BEATS: Final = ("Beat", "Propose", "Accepted")
 
 # What machines count of those who wait.
 WAITING: Final = ("open_tasks", "open_requests", "waiting")
@@ -56,7 +59,10 @@ class Simulation:
         self._faults = faults
         size = 1 + config.run.servers + config.run.workers + config.run.spares
         self.network = Network(size, self._random, faults)
-        self.nodes = make_nodes(self.network.transports(), self.network.clock, kind, config)
+        self.nodes = make_nodes(
+            self.network.transports(), self.network.clock, kind, config, acceptors=ACCEPTORS_MAX
+        )
+        self._is_over = False
         self.pauses = 0
         self.is_healed = faults == CALM
         self.dead: set[int] = set()
@@ -64,6 +70,7 @@ class Simulation:
         self._kills = sorted(faults.kills, reverse=True)
         self._killable: dict[int, bool] = {}
         self._stops = sorted(faults.stops, reverse=True)
+        self._cuts = sorted(faults.isolations, reverse=True)
         self._orders = sorted(faults.orders, reverse=True)
         self._transfers = sorted(faults.transfers, reverse=True)
         self.answers: list[str] = []
@@ -79,10 +86,12 @@ class Simulation:
 
     @property
     def scheduler(self) -> SchedulerNode:
-        """Return the scheduler's node."""
-        first = self.nodes[0]
-        assert isinstance(first, SchedulerNode)
-        return first
+        """Return the scheduler, or whoever has followed it last."""
+        found = {at: one for at, node in enumerate(self.nodes) if (one := office_of(node))}
+        alive = [one for at, one in found.items() if at not in self.dead and not one.is_fenced]
+        # Who was cut off at the stop may have ended the job all the same.
+        ended = [one for one in alive if one.result]
+        return max(ended or alive or found.values(), key=lambda one: one.machine.ballot)
 
     def run(self, deadline_s: float = SILENCE_S_MAX) -> dict[str, Any]:
         """Run the job to its end, all machines validated after every turn.
@@ -98,7 +107,7 @@ class Simulation:
             MpipsError: whatever ended the job.
         """
         network, heard, next_round = self.network, 0.0, 0.0
-        while self.scheduler.exit_code is None:
+        while not self._is_over:
             # Everybody sees the time pass now and then, in an order of chance.
             if network.now >= next_round:
                 # Sleepers get their turn in time, and may sleep long: the others see it less often.
@@ -106,12 +115,13 @@ class Simulation:
                 next_round = network.now + (STEP_S_OF_SLEEPERS if has_sleepers else STEP_S)
                 self._begin_round()
             until = min(next_round, self._wakes[0][0]) if self._wakes else next_round
-            for mishaps in (self._kills, self._stops, self._orders, self._transfers):
+            mishaps_of_all = (self._kills, self._stops, self._cuts, self._orders, self._transfers)
+            for mishaps in mishaps_of_all:
                 if mishaps and self._has_begun:
                     until = min(until, max(network.now, mishaps[-1][0]))
             dest = network.advance(until)
             # Nodes beat for as long as they live, whether the job gets on or not.
-            is_beat = dest is not None and network.trace[-1].message == "Beat"
+            is_beat = dest is not None and network.trace[-1].message in BEATS
             if dest is None and self._wakes and self._wakes[0][0] <= network.now:
                 _, dest = heapq.heappop(self._wakes)
             self._let_mishaps_happen()
@@ -124,6 +134,8 @@ class Simulation:
                 raise ProtocolError(self._tell_who_waits(), "\n".join(lines))
         if self.scheduler.machine.error is not None:
             raise self.scheduler.machine.error
+        if not self.scheduler.result:
+            raise RanksLostError("the job has ended without a result", "\n".join(self.story()))
         return self.scheduler.result
 
     def story(self, node: int | None = None) -> list[str]:
@@ -171,6 +183,7 @@ class Simulation:
             self._has_begun = True
             self._kills = [(now + at, node) for at, node in self._kills]
             self._stops = [(now + at, node, seconds) for at, node, seconds in self._stops]
+            self._cuts = [(now + at, node, seconds) for at, node, seconds in self._cuts]
             self._orders = [(now + at, name, node) for at, name, node in self._orders]
             self._transfers = [(now + at, t, s, node) for at, t, s, node in self._transfers]
         if self._kills and self._kills[-1][0] <= now:
@@ -179,6 +192,10 @@ class Simulation:
             _, node, seconds = self._stops.pop()
             if not self.is_healed:
                 self._sleep(node, seconds)
+        if self._cuts and self._cuts[-1][0] <= now:
+            _, node, seconds = self._cuts.pop()
+            if not self.is_healed:
+                self.network.isolate(node, seconds)
         if self._orders and self._orders[-1][0] <= now:
             self._give_order(*self._orders.pop()[1:])
         if self._transfers and self._transfers[-1][0] <= now:
@@ -196,6 +213,7 @@ class Simulation:
         if self.nodes[node].exit_code is None and node not in self.dead:
             self.dead.add(node)
             self.network.kill(node)
+            self._is_over = self._is_over or self._is_deserted()
 
     def is_awake(self, node: int) -> bool:
         """Return whether a node neither is dead nor has stopped."""
@@ -238,6 +256,24 @@ class Simulation:
         machine = machine_of(node)
         if machine is not None:
             machine.validate()
+        self._is_over = self._is_over or self._has_ended(number)
+
+    def _has_ended(self, number: int) -> bool:
+        """Return whether the job is over, since a node has left: mpirun ends the others then."""
+        node = self.nodes[number]
+        if node.exit_code is None:
+            return False
+        # Who is fenced kills itself, and the others go on.
+        if node.is_fenced:
+            self.dead.add(number)
+        self.network.leave(number)
+        is_last = not node.is_fenced and bool(node.exit_code or office_of(node))
+        return is_last or self._is_deserted()
+
+    def _is_deserted(self) -> bool:
+        """Return whether nobody is there any more."""
+        left = [one for at, one in enumerate(self.nodes) if at not in self.dead]
+        return all(one.exit_code is not None for one in left)
 
 
 class _SimulatedPulse:
@@ -257,6 +293,13 @@ class _SimulatedPulse:
 
     def remove(self) -> None:
         """Leave nothing behind."""
+
+
+def office_of(node: Node) -> SchedulerNode | None:
+    """Return the scheduler that a node is, or that is on it."""
+    if isinstance(node, SchedulerNode):
+        return node
+    return node.office if isinstance(node, Member) else None
 
 
 def machine_of(node: Node) -> Machine | None:

@@ -37,6 +37,7 @@ class Faults:
         slow_links: for some pairs of source and dest, by how much delays are longer.
         kills: when which nodes die.
         stops: when which nodes stop, and for how many seconds: they may be taken for dead.
+        isolations: when which nodes are cut off, and for how many seconds; frames wait so long.
         orders: when the user orders what of whom.
         transfers: when which segments shall move to whom.
         after_begin: whether the times of what happens to nodes count from when the job begins.
@@ -55,6 +56,7 @@ class Faults:
     slow_links: dict[tuple[int, int], float] = field(default_factory=dict)
     kills: tuple[tuple[float, int], ...] = ()
     stops: tuple[tuple[float, int, float], ...] = ()
+    isolations: tuple[tuple[float, int, float], ...] = ()
     orders: tuple[Order, ...] = ()
     transfers: tuple[Transfer, ...] = ()
     after_begin: bool = False
@@ -148,6 +150,19 @@ def draw_stops(
     at, length = 10 ** random.uniform(first, last), 10 ** random.uniform(0, 1.5)
     node, happens = int(random.integers(1, size)), random.random() < 0.5
     return ((float(at), node, float(length)),) if happens else ()
+
+
+def draw_end(random: np.random.Generator, span: Span = MISHAPS_S) -> tuple[str, float, float]:
+    """Return what befalls the scheduler, when, and for how long: nothing in every second run.
+
+    Args:
+        random: its draws alone decide.
+        span: the first and the last time at which it may happen, in seconds.
+    """
+    first, last = np.log10(span)
+    kind = str(random.choice(["", "", "", "kills", "stops", "isolations"]))
+    at, length = 10 ** random.uniform(first, last), 10 ** random.uniform(0, 1.5)
+    return kind, float(at), float(length)
 
 
 def draw_kills(

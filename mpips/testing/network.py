@@ -62,6 +62,8 @@ class Network:
         self._serial = 0
         # By dead node: when each of the others is told.
         self._deaths: dict[int, list[float]] = {}
+        # By node that is cut off: until when.
+        self._cut_off: dict[int, float] = {}
 
     def transports(self) -> list[Transport]:
         """Return the ends of the network, by node."""
@@ -86,8 +88,7 @@ class Network:
 
         A frame for it is lost.
         """
-        delays = self._random.exponential(self.faults.notice_s, len(self._inboxes))
-        self._deaths[node] = (self.now + delays).tolist()
+        self.leave(node)
         self._inboxes[node].clear()
         self._flying = [
             flight
@@ -95,6 +96,15 @@ class Network:
             if flight[2] != node and (flight[4][0] != node or self._random.random() < ARRIVES)
         ]
         heapq.heapify(self._flying)
+
+    def isolate(self, node: int, seconds: float) -> None:
+        """Let all frames from and to a node take until the end of some time."""
+        self._cut_off[node] = self.now + seconds
+
+    def leave(self, node: int) -> None:
+        """Let a process end by itself: the others are told as of a death; what it sent arrives."""
+        delays = self._random.exponential(self.faults.notice_s, len(self._inboxes))
+        self._deaths[node] = (self.now + delays).tolist()
 
     def known_dead(self, node: int) -> frozenset[int]:
         """Return the dead of whom a node has been told."""
@@ -151,6 +161,9 @@ class Network:
         self._serial += 1
         delay *= self.faults.slow_links.get((frame[0], dest), 1.0)
         arrival = self.now + min(delay, DELAY_S_MAX)
+        for node, until in self._cut_off.items():
+            if node in (frame[0], dest) and frame[0] != dest:
+                arrival = max(arrival, min(until, self.now + DELAY_S_MAX))
         heapq.heappush(self._flying, (arrival, self._serial, dest, copy, frame))
 
 

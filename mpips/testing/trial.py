@@ -7,13 +7,16 @@ import numpy as np
 
 from mpips.config import Config, parse
 from mpips.errors import MpipsError, RanksLostError
+from mpips.node.member import Member
+from mpips.node.scheduler import SchedulerNode
 from mpips.testing.checkers import CHECKS, Expected
-from mpips.testing.cluster import Simulation
-from mpips.testing.faults import Faults, draw_faults, draw_kills, draw_stops
+from mpips.testing.cluster import Simulation, office_of
+from mpips.testing.faults import Faults, draw_end, draw_faults, draw_kills, draw_stops
 from mpips.testing.ledger import SEGMENTS, Ledger, Settings
 from mpips.testing.network import DELAY_S_MAX
 from mpips.testing.orders import draw_orders, draw_transfers
 from mpips.wire.types import NOBODY
+from mpips.wire.voting import Begun, Changed, Done, Entry, Kept, Over
 
 SERVERS_MAX: Final = 4
 WORKERS_MAX: Final = 4
@@ -152,6 +155,8 @@ def draw_setup(seed: int, shape: Shape, has_kills: bool, has_orders: bool = True
     faults = draw_faults(mishaps, shape.nodes)
     if has_kills:
         faults = replace(faults, **_draw_mishaps(seed, shape.nodes, faults.delay_s))
+        span = DELAYS_TO_MISHAPS[0] * faults.delay_s, DELAYS_TO_MISHAPS[1] * faults.delay_s
+        faults = _end_scheduler(faults, *draw_end(np.random.default_rng([seed, 4]), span))
     if has_orders:
         faults = replace(faults, **_draw_orders(seed, shape.nodes, faults.delay_s))
     silence_s = SILENCES_S[seed % len(SILENCES_S)] if has_kills else NEVER_S
@@ -172,7 +177,8 @@ def play_trial(seed: int, setup: Setup) -> Trial:
         error = "" if excuse else f"RanksLostError: {problem}"
     except (MpipsError, AssertionError) as problem:
         error = f"{type(problem).__name__}: {problem}"
-    error = error or _check_ends(simulation)
+    # Where nobody could go on, whoever notes it first ends all others.
+    error = error or ("" if excuse else _check_ends(simulation)) or find_split(simulation)
     expected = Expected(setup.settings, config)
     is_over = bool(error or excuse)
     violations = {
@@ -197,6 +203,39 @@ def _draw_mishaps(seed: int, size: int, delay_s: float) -> dict[str, Any]:
     }
 
 
+def find_split(simulation: Simulation) -> str:
+    """Return where two schedulers have decided different things; empty if nowhere."""
+    known: dict[int, tuple[str, Any]] = {}
+    for number, node in enumerate(simulation.nodes):
+        office = office_of(node)
+        for at, entry in enumerate(office.machine.decisions if office else ()):
+            found = _tell_apart(entry)
+            if known.setdefault(at, found) != found:
+                return f"split brain: decision {at} is {known[at]}, and {found} for node {number}"
+    return ""
+
+
+def _tell_apart(entry: Entry) -> tuple[str, Any]:
+    """Return what tells a decision from others, also after it has travelled."""
+    match entry:
+        case Begun(view=view) | Changed(view=view):
+            what: Any = view.epoch
+        case Done(streams=streams):
+            what = {worker: [tuple(one) for one in ends] for worker, ends in streams.items()}
+        case Kept(number=what) | Over(exit_code=what):
+            pass
+    return type(entry).__name__, what
+
+
+def _end_scheduler(faults: Faults, kind: str, at: float, length: float) -> Faults:
+    """Return faults with what befalls the first node."""
+    if kind == "kills":
+        return replace(faults, kills=tuple(sorted([*faults.kills, (at, 0)])))
+    if kind == "stops":
+        return replace(faults, stops=tuple(sorted([*faults.stops, (at, 0, length)])))
+    return replace(faults, isolations=((at, 0, length),)) if kind else faults
+
+
 def _draw_orders(seed: int, size: int, delay_s: float) -> dict[str, Any]:
     """Return who comes and goes, and what moves, while the job runs."""
     span = DELAYS_TO_MISHAPS[0] * delay_s, DELAYS_TO_MISHAPS[1] * delay_s
@@ -212,12 +251,15 @@ def _find_excuse(simulation: Simulation) -> str:
     # Who was suspected is as good as dead: the views have left it behind.
     view = simulation.scheduler.machine.view
     dead = simulation.dead | simulation.scheduler.machine.dead
-    if view is None or not simulation.scheduler.machine.is_begun:
+    if view is None or not simulation.scheduler.machine.decisions:
         return "somebody died before the job had begun" if dead else ""
     for table, owners in enumerate(view.owners):
         for segment, owner in enumerate(owners.tolist()):
             if {owner, *view.copies[table][segment].tolist()} - {NOBODY} <= dead:
                 return f"all copies of segment {segment} of table {table} were killed"
+    for group in simulation.scheduler.machine.groups:
+        if 2 * len(dead.intersection(group)) >= len(group):
+            return "nobody was left who could decide"
     able = {member.node for member in view.members if member.role in ("worker", "spare")}
     return "nobody was left to work" if able <= dead else ""
 
@@ -227,10 +269,11 @@ def _check_ends(simulation: Simulation) -> str:
     machine = simulation.scheduler.machine
     dead = simulation.dead | machine.dead
     left = [node for number, node in enumerate(simulation.nodes) if number not in dead]
+    members = [node for node in left if not isinstance(node, SchedulerNode)]
     if machine.is_begun and machine.view and len(machine.view.members) < len(left):
         return "the job began before all nodes had come"
-    codes = [node.exit_code for node in left[1:]]
-    return f"the scheduler left before others: {codes}" if any(c != 0 for c in codes) else ""
+    gone = [node.exit_code == 0 or node.has_stopped for node in members if isinstance(node, Member)]
+    return "" if all(gone) else "the scheduler left before others"
 
 
 def _draw_shape(random: np.random.Generator, shape: Shape) -> Shape:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from mpips.errors import FrameError
 from mpips.wire.messages import MESSAGES, Message
 from mpips.wire.slices import Slices
+from mpips.wire.voting import VOTES
 
 VERSION: Final = 2
 INLINE_BYTES: Final = 512
@@ -52,8 +53,9 @@ class Codec:
         self._payload: Sequence[Bytes] = ()
         self._peeks = False
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._put_array)
+        kinds = reduce(or_, (*MESSAGES, *VOTES))
         self._decoder = msgspec.msgpack.Decoder(
-            reduce(or_, MESSAGES), ext_hook=self._take_array, dec_hook=_take_slices
+            kinds, ext_hook=self._take_array, dec_hook=_take_slices
         )
 
     def encode(self, message: Message) -> tuple[bytes, list[np.ndarray]]:

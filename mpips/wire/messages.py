@@ -47,11 +47,16 @@ class Takeover(msgspec.Struct, frozen=True, array_like=True):
             all of which are applied.
         calls: the arguments of the last finished call of each function.
         checkpoint: where the logical worker's state is, if it has not worked since the resume.
+        task: the task of its last finished call.
+        is_known: whether the node may have all that already, and then goes on with it: a new
+            scheduler cannot know.
     """
 
     streams: list[tuple[int, int]]
     calls: dict[str, dict[str, Any]]
     checkpoint: str = ""
+    task: int = 0
+    is_known: bool = False
 
 
 # -- Values: client <-> server -----------------------------------------------------------------
@@ -343,9 +348,13 @@ class Failed(Message, frozen=True, tag=11):
 
 
 class Stop(Message, frozen=True, tag=12):
-    """Scheduler to all: the job is over; end with this exit code. Answered by `Stopped`."""
+    """Scheduler to all: the job is over; end with this exit code. Answered by `Stopped`.
+
+    Who `stays` is an acceptor, and leaves when it is told so, or else writes the result.
+    """
 
     exit_code: int
+    stays: bool = False
 
 
 class Stopped(Message, frozen=True, tag=13):

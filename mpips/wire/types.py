@@ -146,6 +146,8 @@ class View(msgspec.Struct, frozen=True, array_like=True):
             heir has all but the last updates, int64 `(segments,)`; 0: it serves.
         leaving: the servers and workers that shall have nothing to do soon.
         coming: the workers that shall act for logical workers from the next task on.
+        scheduler: the node that proposes views and gives out tasks.
+        acceptors: the nodes that store decisions, in the order in which they follow the scheduler.
     """
 
     epoch: int
@@ -161,6 +163,8 @@ class View(msgspec.Struct, frozen=True, array_like=True):
     stops: tuple[np.ndarray, ...] = ()
     leaving: tuple[int, ...] = ()
     coming: tuple[int, ...] = ()
+    scheduler: int = 0
+    acceptors: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         # Without copies and moves, all is as it was in the first view.

@@ -136,7 +136,7 @@ def test_nothing_changes_hands_while_servers_do_something_with_what_they_own() -
     owner = int(stopped.owners[0][segment])
     views.note_handed(owner, Handed(epoch=stopped.epoch, table=0, segments=[segment]))
     assert views.tick(0.0, may_move=False) == []
-    (news, *_) = views.tick(0.0)
+    (_, news, *_) = views.tick(0.0)
     assert isinstance(news, Send)
     assert isinstance(news.message, NewView)
     assert view_of(views).owners[0][segment] != owner

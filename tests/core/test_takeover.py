@@ -30,12 +30,14 @@ class Job:
         """Let a call be answered, its stream being at some push; return all results, if last."""
         streams = [(pushed, 10 * pushed)]
         self.calling.take(0, Return(request=request, result=result, streams=streams))
-        return self.calling.results()
+        done = self.calling.results()
+        return None if done is None else done.results
 
     def lose(self, *dead: int, policy: str = "replace") -> tuple[list[Effect], list[Any] | None]:
         """Go on without some nodes."""
         self.view = fail_over(self.view, self.view.epoch + EPOCH, dead, policy).view
-        return self.calling.move(self.view)
+        calls, done = self.calling.move(self.view)
+        return calls, None if done is None else done.results
 
 
 def sent(effects: list[Effect]) -> list[Call]:
@@ -79,7 +81,7 @@ def test_successor_does_the_unfinished_call_and_begins_where_finished_calls_have
     assert [effect.dest for effect in effects if isinstance(effect, Send)] == [5]
     assert (again.worker, again.function, again.arguments) == (1, "sweep", {"block": 1})
     # The unfinished call's pushes get the numbers that they had: it begins after push 4.
-    assert again.takeover == Takeover([(4, 40)], {"load": {"rows": 7}})
+    assert again.takeover == Takeover([(4, 40)], {"load": {"rows": 7}}, task=1)
     assert again.task == other.task
     assert job.finish(again.request, "b") == ["a", "b"]
 
@@ -99,7 +101,7 @@ def test_death_after_the_answer_hands_over_with_the_next_call() -> None:
         job.finish(call.request, pushed=2 + call.worker)
     assert job.lose(4) == ([], None)
     calls = job.begin("sweep")
-    assert [call.takeover for call in calls] == [None, Takeover([(3, 30)], {"load": {}})]
+    assert [call.takeover for call in calls] == [None, Takeover([(3, 30)], {"load": {}}, task=1)]
     # It is told once: from then on it knows.
     for call in calls:
         job.finish(call.request)
@@ -124,7 +126,7 @@ def test_second_successor_gets_what_the_first_one_got() -> None:
     job.begin("sweep")
     (first,) = sent(job.lose(4)[0])
     (second,) = [call for call in sent(job.lose(5)[0]) if call.worker == 1]
-    assert second.takeover == first.takeover == Takeover([(4, 40)], {"load": {}})
+    assert second.takeover == first.takeover == Takeover([(4, 40)], {"load": {}}, task=1)
     assert second.request != first.request
 
 

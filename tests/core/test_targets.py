@@ -69,7 +69,9 @@ def test_task_for_a_node_is_given_to_it_alone() -> None:
     (call,) = receivers(calling.begin(0.0, Task(group="server 2", function="f"), view), Call)
     assert call == (2, 1)
     calling.take(2, Return(request=1, result="x"))
-    assert calling.results() == ["x"]
+    done = calling.results()
+    assert done is not None
+    assert done.results == ["x"]
     assert view.actors.count(3) == 2
     calls = calling.begin(0.0, Task(group="worker 3", function="f"), view)
     assert receivers(calls, Call) == [(3, 2), (3, 3)]

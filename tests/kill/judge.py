@@ -27,8 +27,8 @@ def judge(plan: Plan, folder: Path, victims: Collection[int], code: int) -> tupl
     """
     result = read_result(folder)
     if result is None:
-        # The one who writes the result may be dead; the launcher has to know what that means.
-        was_killed = 0 in victims and code == RanksLostError.exit_code
+        # Who is left may be too few to decide anything, or to write; the launcher has to know.
+        was_killed = bool(victims) and code == RanksLostError.exit_code
         return (LOST, []) if was_killed else (WRONG, [f"there is no result; exit code {code}"])
     wrong = [] if result["exit_code"] == code else [
         f"the launcher says {code}, the result {result['exit_code']}"]

@@ -83,6 +83,7 @@ class Plan:
         silence_s = SILENCE_S if stops else 60.0
         return "\n".join([f"replicas = {self.replicas}", "[run]", *sizes, "[data]",
                           'train = "rows.h5"', "[recovery]", f"silence_s = {silence_s}",
+                          f'mode = "{"restart" if self.every_s else "in-place"}"',
                           "[checkpoint]", f"every_s = {self.every_s}", ""])
 
     def __str__(self) -> str:
@@ -190,7 +191,7 @@ KINDS: Final[dict[str, Kind]] = {
     "server": Kind(_server),
     "worker": Kind(_worker),
     "spare": Kind(_spare, spares=(1, 2)),
-    "scheduler": Kind(_scheduler, LOST),
+    "scheduler": Kind(_scheduler),
     "two": Kind(_two),
     "servers": Kind(_servers, servers=(3, 4), replicas=2),
     "during": Kind(_during, servers=(3, 4), replicas=2),

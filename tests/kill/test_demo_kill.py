@@ -39,7 +39,7 @@ def write_logs(folder: Path, server: Process, worker: Process) -> None:
         (folder / "log" / f"rank-{number:04d}.log").write_text(f"2030-01-01 00:00:00,0 INFO {said}")
 
 
-@pytest.mark.parametrize("victim", ["server", "worker", "0", "5"])
+@pytest.mark.parametrize("victim", ["scheduler", "server", "worker", "0", "5"])
 def test_victim_that_is_there_is_accepted(victim: str) -> None:
     check_victim(victim, CONFIG)
 
@@ -55,7 +55,7 @@ def test_victim_that_is_not_there_is_refused_and_others_are_named(victim: str, w
         check_victim(victim, CONFIG)
     assert caught.value.exit_code == 2
     assert caught.value.what == what
-    assert "There are server, worker, and the ranks 0 to 5." in caught.value.remedy
+    assert "There are scheduler, server, worker, and the ranks 0 to 5." in caught.value.remedy
 
 
 @pytest.mark.parametrize(("victim", "place"), [("server", 1), ("worker", 2), ("2", 2)])
@@ -100,6 +100,21 @@ def test_last_role_that_a_rank_has_had_counts(tmp_path: Path) -> None:
         "2030-01-01 00:00:00,0 INFO mpips.node.member: spare 4 on here, process 17, view 1\n"
         "2030-01-01 00:00:01,0 INFO mpips.node.member: server 4 on here, process 17, view 2\n")
     assert read_ranks(tmp_path)[4].role == "server"
+
+
+@pytest.mark.slow
+def test_demo_goes_on_when_its_scheduler_is_killed(tmp_path: Path) -> None:
+    done = mpips(tmp_path, "demo", "--kill", "scheduler", "--workers", "2", "--servers", "2",
+                 "--set", "run.spares=1", "--out", "out")
+    assert done.code == 0, done.out + done.err
+    lines = [line for line in done.out.splitlines() if line.startswith(("kill ", "lost ", "lead"))]
+    assert lines[0].startswith("kill   scheduler 0 (rank 0, process ")
+    assert lines[1].startswith("leader spare 3 is the scheduler now, in place of node 0, after ")
+    assert lines[2].startswith("lost   scheduler 0 on ")
+    result = result_of(tmp_path / "out")
+    assert (result["failures"], result["recovered"], result["redundancy"]) == (1, 1, 1)
+    assert result["converged"]
+    assert processes_of(str(tmp_path)) == []
 
 
 @pytest.mark.slow

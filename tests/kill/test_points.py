@@ -28,6 +28,10 @@ POINTS = {
         "take Call", "send Push", "sent Push", "take PushAck", "taken PushAck", "send Pull",
         "take Values", "send Return", "sent Return",
     ],
+    (SCHEDULER,): [
+        "send Propose", "sent Propose", "take Accepted", "send Call", "sent Call", "take Return",
+        "taken Return",
+    ],
 }  # fmt: skip
 EVERY = [(nodes, point) for nodes, points in POINTS.items() for point in points]
 AT_ONCE = 2

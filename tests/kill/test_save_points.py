@@ -44,6 +44,7 @@ def test_job_whose_scheduler_dies_in_a_checkpoint_is_started_again_to_the_same_b
     train = ["train", "rows.h5", "--servers", "2", "--workers", "2", "--resume", "auto"]
     train += ["--set", "run.logical_workers=2", "--set", "model.block=4"]
     train += ["--set", "checkpoint.every_iterations=1", "--set", "recovery.restarts=0"]
+    train += ["--set", "recovery.mode=restart"]
     done = mpips(tmp_path, *train, "--out", "whole")
     assert done.code == 0, done.err
     # Results, view and manifest of each checkpoint, so that the third one is not whole yet.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpips.core.attendance import Attendance
 from mpips.core.client import ClientMachine
 from mpips.core.machine import Effect
 from mpips.core.scheduler import SchedulerMachine
@@ -109,22 +110,20 @@ class Twice(dict[int, Any]):
         return self.entries
 
 
-@pytest.mark.parametrize("counted", ["_hellos", "_stopped"])
+@pytest.mark.parametrize("counted", ["hellos", "stopped"])
 def test_node_that_is_counted_each_time_it_speaks_is_caught(
     monkeypatch: pytest.MonkeyPatch, counted: str
 ) -> None:
-    def make(machine: SchedulerMachine, *arguments: Any) -> None:
-        original(machine, *arguments)
-        setattr(machine, counted, Twice())
+    def make(nodes: Attendance, expected: dict[int, str]) -> None:
+        original(nodes, expected)
+        setattr(nodes, counted, Twice())
 
-    def count(machine: SchedulerMachine, nodes: Any) -> bool:
-        stopping = machine.state == "stopping"
-        told = getattr(machine, counted) if stopping and counted == "_stopped" else nodes
-        return len(told) >= len(machine._expected)
+    def count(nodes: Attendance, here: Any) -> bool:
+        return len(here) >= len(nodes.expected)
 
-    original = SchedulerMachine.__init__
-    monkeypatch.setattr(SchedulerMachine, "__init__", make)
-    monkeypatch.setattr(SchedulerMachine, "_all", count)
+    original = Attendance.__init__
+    monkeypatch.setattr(Attendance, "__init__", make)
+    monkeypatch.setattr(Attendance, "are_all", count)
     # Somebody has to be late: sizes and faults of all kinds.
     assert any(fails(seed, Shape()) for seed in range(20))
 

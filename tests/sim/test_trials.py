@@ -79,7 +79,7 @@ def test_seeds_draw_all_kinds_of_faults_and_runs_without() -> None:
     drawn = [draw_faults(np.random.default_rng([seed, 1]), 5) for seed in range(SEEDS)]
     for entry in dataclasses.fields(Faults):
         values = {repr(getattr(faults, entry.name)) for faults in drawn}
-        apart = ("kills", "stops", "kill_works", "after_begin", "orders", "transfers")
+        apart = ("kills", "stops", "isolations", "kill_works", "after_begin", "orders", "transfers")
         is_drawn_apart = entry.name in apart
         assert len(values) > 1 or is_drawn_apart, entry.name
     kills = [draw_kills(np.random.default_rng([seed, 2]), 5) for seed in range(SEEDS)]
