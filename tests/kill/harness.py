@@ -22,7 +22,9 @@ from mpips.node.points import VARIABLE
 from mpips.node.ranks import Rank, read_ranks
 from tests.kill import app
 from tests.kill.judge import judge
-from tests.kill.plans import GO_ON, HANGS, KILL, RIGHT, STOP, WRONG, Plan, Strike
+from tests.kill.plans import (
+    GO_ON, HANGS, KILL, RIGHT, SILENCE_S, STOP, WRONG, Plan, Strike,
+)  # fmt: skip
 from tests.run.jobs import environment, processes_of, write_rows
 
 START_S, PATIENCE_S, LEAVING_S, ENDING_S = 120.0, 100.0, 10.0, 20.0
@@ -174,8 +176,9 @@ class Job:
         for role, place in strike.targets:
             mine = [rank for rank in self.ranks.values() if rank.role == role]
             said.append(f"{strike.number.name} {mine[place]}")
-            # Who is stopped for good is killed by the others.
-            goes_on = any(other.number == GO_ON for other in self.plan.strikes)
+            # Who is stopped for longer than anybody may be silent is given up by the others.
+            goes_on = any(other.number == GO_ON and other.after_s < SILENCE_S
+                          for other in self.plan.strikes)
             if strike.number == KILL or (strike.number == STOP and not goes_on):
                 self.victims.add(mine[place].number)
             try:

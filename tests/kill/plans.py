@@ -150,15 +150,15 @@ def _pause(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
 
 
 def _stop(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
-    """Stop a server or a worker for good."""
-    who = _draw(random, job, str(random.choice(["server", "worker"])))
+    """Stop somebody for good."""
+    who = _draw(random, job, str(random.choice(["scheduler", "server", "worker"])))
     return [Strike(STOP, (who,), 0.6 * _share(random))]
 
 
 def _starve(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
-    """Stop the scheduler for longer than others may be silent: it must suspect nobody."""
+    """Stop the scheduler until another one has its place: it must do nothing any more."""
     return [Strike(STOP, (("scheduler", 0),), _share(random)),
-            Strike(GO_ON, (("scheduler", 0),), after_s=SILENCE_S + 3)]
+            Strike(GO_ON, (("scheduler", 0),), after_s=SILENCE_S + 4)]
 
 
 @dataclass(frozen=True)
