@@ -81,9 +81,9 @@ class Plan:
         sizes = [f"{name} = {getattr(self, name)}" for name in names]
         stops = any(strike.number == STOP for strike in self.strikes) and self.kind != "pause"
         silence_s = SILENCE_S if stops else 60.0
+        mode = ['mode = "restart"'] if self.kind == "restart" else []
         return "\n".join([f"replicas = {self.replicas}", "[run]", *sizes, "[data]",
-                          'train = "rows.h5"', "[recovery]", f"silence_s = {silence_s}",
-                          f'mode = "{"restart" if self.every_s else "in-place"}"',
+                          'train = "rows.h5"', "[recovery]", f"silence_s = {silence_s}", *mode,
                           "[checkpoint]", f"every_s = {self.every_s}", ""])
 
     def __str__(self) -> str:
