@@ -1,4 +1,4 @@
-"""Memory that has an address for every row of a table, and is taken only where rows are used."""
+"""Memory that has an address for every row there may be, and is taken only where rows are used."""
 
 import contextlib
 import mmap
@@ -9,6 +9,10 @@ import numpy as np
 from mpips.wire.types import ValueArray
 
 HUGE: Final = 2**21
+SMALL: Final = 2**16
+"""Rows up to which a growing array is copied to a larger one."""
+
+ROWS_MAX: Final = 2**32
 
 
 def reserve_rows(count: int, columns: int, dtype: np.dtype, part: int) -> ValueArray:
@@ -23,9 +27,7 @@ def reserve_rows(count: int, columns: int, dtype: np.dtype, part: int) -> ValueA
     size = count * columns * dtype.itemsize
     if not size:
         return np.empty((count, columns), dtype)
-    # More may be reserved than there is memory: other servers have the other rows.
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-    memory = mmap.mmap(-1, size, flags=flags)
+    memory = _map(size)
     # Huge pages would take the neighbours of small parts along, and so the whole table.
     if part * columns * dtype.itemsize < 4 * HUGE and hasattr(mmap, "MADV_NOHUGEPAGE"):
         _advise(memory, mmap.MADV_NOHUGEPAGE, 0, size)
@@ -33,19 +35,55 @@ def reserve_rows(count: int, columns: int, dtype: np.dtype, part: int) -> ValueA
     return rows
 
 
-def release_rows(rows: ValueArray, first: int, last: int) -> None:
-    """Give the memory of rows [first, last) of `reserve_rows` back; their values are lost."""
+def grow_rows(rows: np.ndarray, count: int) -> np.ndarray:
+    """Return an array of at least `count` rows: those of `rows`, then zeros.
+
+    Beyond `SMALL` rows it has addresses for all that there may ever be, so that it need not be
+    copied again; where the system does not allow that, for as many as it allows.
+
+    Args:
+        rows: of one or two axes.
+        count: how many there shall be.
+    """
+    width = rows.itemsize * (rows.shape[1] if rows.ndim > 1 else 1)
+    room = max(count, ROWS_MAX) if count > SMALL else 0
+    while room >= count:
+        with contextlib.suppress(OSError, OverflowError):
+            memory = _map(room * width)
+            # Keys are scattered over all rows: each look-up would miss the table of small pages.
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                _advise(memory, mmap.MADV_HUGEPAGE, 0, room * width)
+            grown = np.frombuffer(memory, rows.dtype).reshape(room, *rows.shape[1:])
+            break
+        room //= 2
+    else:
+        grown = np.zeros((count, *rows.shape[1:]), rows.dtype)
+    grown[: len(rows)] = rows
+    return grown
+
+
+def release_rows(rows: np.ndarray, first: int, last: int) -> None:
+    """Give the memory of rows [first, last) of a reserve back; their values are lost.
+
+    Rows that lie in no reserve stay as they are.
+    """
     memory: Any = rows
     while isinstance(memory, np.ndarray) and memory.base is not None:
         memory = memory.base
     if isinstance(memory, memoryview):
         memory = memory.obj
-    width = rows.shape[1] * rows.itemsize
+    width = rows.strides[0]
     # Pages that are not of these rows alone stay.
     begin = -(-first * width // mmap.PAGESIZE) * mmap.PAGESIZE
     end = last * width // mmap.PAGESIZE * mmap.PAGESIZE
     if begin < end and isinstance(memory, mmap.mmap):
         _advise(memory, mmap.MADV_DONTNEED, begin, end - begin)
+
+
+def _map(size: int) -> mmap.mmap:
+    # More may be reserved than there is memory: other servers have the other rows.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    return mmap.mmap(-1, size, flags=flags)
 
 
 def _advise(memory: mmap.mmap, advice: int, begin: int, size: int) -> None:

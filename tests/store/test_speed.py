@@ -53,7 +53,7 @@ def test_rates_of_a_sparse_store(update, dtype):
     show("read by slots", lambda: store.read_slots(slots, out), MESSAGE)
     figures = store.statistics()
     print(f"  {'memory':34} {figures['bytes'] / figures['keys']:8.1f} bytes a key")
-    assert np.array_equal(store._keys[slots], some)
+    assert np.array_equal(store._directory.keys[slots], some)
 
 
 @pytest.mark.rates
