@@ -113,16 +113,16 @@ class Recovery(Section, frozen=True, kw_only=True):
             with ULFM); "restart": the job ends with exit code 76.
         worker: what becomes of a dead worker's part of the data: "replace": a spare takes it, or
             else the other workers do; "spread": they do at once; "drop": it is left out.
-        restarts: how often a job that has ended because of deaths is started again from its last
-            checkpoint, if it has one.
-        silence_s: after how many seconds without a sign of life a rank is taken for stopped, and
-            killed. Long computations are signs of life. Smaller: the job waits less for a rank
-            that hangs, and more easily loses one on a machine that is too busy.
+        restarts: how often a job that deaths have ended is started again from its last checkpoint.
+        shrink: "quiet": after deaths all go on on a smaller communicator; "never": on the first.
+        silence_s: after how many seconds without a sign of life (long computations are some) a rank
+            is taken for stopped, and killed. Smaller: busy machines lose ranks more easily.
     """
 
     mode: Literal["in-place", "restart"] = "in-place"
     worker: Literal["replace", "spread", "drop"] = "replace"
     restarts: CountOrNone = 3
+    shrink: Literal["quiet", "never"] = "quiet"
     silence_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
 
 

@@ -39,6 +39,11 @@ class Attendance:
         """Return the names of all that are not here."""
         return [self.name(node) for node in self.expected if node not in here]
 
+    def waiting_for(self, state: str) -> list[str]:
+        """Return who has not come, or got ready, or stopped, as far as the job is."""
+        here = {"forming": [*self.hellos], "starting": [*self.ready], "ended": [*self.expected]}
+        return self.missing(here.get(state, [*self.stopped]))
+
     def leave(self, nodes: Iterable[int]) -> None:
         """Expect some nodes no more; who was not stopped is dead."""
         for node in nodes:

@@ -11,10 +11,11 @@ from typing import Any, Final
 from mpips.core.attendance import Attendance
 from mpips.core.calling import Calling
 from mpips.core.farewell import Farewell
-from mpips.core.forming import agree_on_facts, first_members
+from mpips.core.forming import Forming, agree_on_facts, first_members
 from mpips.core.machine import Decide, Effect, Keep, Machine, Prepare, Report, Send
 from mpips.core.news import tell_of_change, tell_of_deaths
 from mpips.core.planning import Planning
+from mpips.core.quieting import Quieting
 from mpips.core.saving import Resume, Saver, When
 from mpips.core.steering import Steering
 from mpips.core.task import Plan, SetDelay
@@ -40,7 +41,6 @@ from mpips.wire.messages import (
 from mpips.wire.types import Table, View
 from mpips.wire.voting import Begun, Done, Kept, Over
 
-FORMING_S_MAX: Final = 120.0
 STOPPED_AT_CHECKPOINT: Final = 75
 
 
@@ -59,6 +59,7 @@ class Conductor(Machine):
         when: checkpoints are taken.
         resume: the checkpoint to begin with; None: the job is new.
         acceptors: how many nodes store its decisions at most; see `core/leader.py`.
+        shrinks: whether the communicator is made smaller after deaths; see `core/quieting.py`.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Conductor(Machine):
         when: When = When(),  # noqa: B008
         resume: Resume | None = None,
         acceptors: int = 1,
+        shrinks: bool = False,
     ) -> None:
         super().__init__(node)
         self.state, self.is_begun, self._is_new_here = "forming", False, False
@@ -87,8 +89,9 @@ class Conductor(Machine):
         self._calling = Calling()
         self.steering = self._steer()
         self._recovered = 0
+        self._quieting = Quieting(shrinks)
         self._watch, self._host, self._silence_s = Watch(silence_s), host, silence_s
-        self._deadline: float | None = None
+        self._forming = Forming(self._nodes)
         self._farewell: Farewell | None = None
         self._facts: dict[str, Any] = {}
 
@@ -167,13 +170,8 @@ class Conductor(Machine):
             return effects + self._calling.tick(now, self.view)
         if self._farewell is not None:
             return self._part(self._farewell.tick(now))
-        if self._deadline is None:
-            self._deadline = now + FORMING_S_MAX
-        if now < self._deadline:
-            return []
-        missing, seconds = ", ".join(self.waiting_for()), f"{FORMING_S_MAX:g} s"
-        what = f"{missing} did not answer within {seconds} of the start"
-        return self._fail(now, MpipsError(what, f"The job was {self.state}."))
+        error = self._forming.find_late(now, self.state)
+        return self._fail(now, error) if error else []
 
     def _fail(self, now: float, error: MpipsError) -> list[Effect]:
         if self.state in ("stopping", "ended"):
@@ -193,16 +191,13 @@ class Conductor(Machine):
             return [nodes.name(node) for node in sorted(self._saver.saving.missing)]
         if self.state == "running":
             return self._calling.waiting_for()
-        here = {"forming": [*nodes.hellos], "starting": [*nodes.ready], "ended": [*nodes.expected]}
-        return nodes.missing(here.get(self.state, [*nodes.stopped]))
+        return nodes.waiting_for(self.state)
 
     # -- Forming ---------------------------------------------------------------------------------
 
     def _step_hello(self, now: float, source: int, hello: Hello) -> list[Effect]:
         nodes = self._nodes
-        assert hello.role == nodes.expected[source], (source, hello.role)
-        nodes.hellos[source] = hello
-        if not nodes.are_all(nodes.hellos):
+        if not self._forming.take(source, hello):
             return []
         try:
             facts = self._facts = agree_on_facts(nodes.hellos)
@@ -213,7 +208,8 @@ class Conductor(Machine):
         members = first_members(self.node, self._host, nodes.hellos)
         resume, workers = self._resume, self._logical_workers
         view = self._views.begin(members, tables, workers, resume.dropped if resume else ())
-        self.state, self._deadline = "starting", now + FORMING_S_MAX
+        self.state = "starting"
+        self._forming.start(now)
         self.tell(now, "view", f"all are here; epoch {view.epoch}")
         checkpoint = resume.path if resume else ""
         start = Start(epoch=view.epoch, view=view, facts=facts, checkpoint=checkpoint)
@@ -275,14 +271,25 @@ class Conductor(Machine):
         # Where nothing has happened since the last checkpoint, that one will do.
         if self._saver.stop and not is_new:
             return self._stop(now, STOPPED_AT_CHECKPOINT)
-        return [] if self._saver.hold() else self._give_out(now)
+        return [] if self._saver.hold() else self._halt_or_give_out(now)
+
+    def _halt_or_give_out(self, now: float) -> list[Effect]:
+        """Give the plan's task out, or first have the communicator shrunk if somebody has died.
+
+        Nobody halts while segments move or a checkpoint is written: if that went wrong, the one
+        before would be the last.
+        """
+        is_due = self._quieting.is_due(self._nodes.dead) and self._saver.saving is None
+        if self.view and is_due and self._views.is_at_rest and self._calling.is_settled(self.view):
+            return self._quieting.begin(now, self.view, self._nodes.dead)
+        return self._give_out(now)
 
     def _give_out(self, now: float) -> list[Effect]:
         """Give the plan's task out."""
         assert self._plan is not None
-        assert self._plan.task is not None
         assert self.view is not None
         task = self._plan.task
+        assert task is not None
         self.tell(now, "task", f"{task.function} on {task.group}")
         # What another scheduler has given out may be running still.
         settled = [] if self._is_new_here else self.steering.settle()
@@ -345,10 +352,9 @@ class Conductor(Machine):
         if self.state != "running" or self.view is None:
             what = f"{', '.join(names)} died while the job was {self.state}"
             return self._fail(now, RanksLostError(what, "", "Run again."))
-        hosts = {member.node: member.host for member in self.view.members}
+        was_quiet = self._quieting.is_active
+        effects = [*self._quieting.cancel(), tell_of_deaths(self.view, names, dead)]
         change = self._views.fail_over(now, dead)
-        places = [f"{name} on {hosts[node]}" for name, node in zip(names, dead, strict=True)]
-        effects: list[Effect] = [tell_of_deaths(places)]
         if error := self._views.find_loss(change, names):
             return effects + self._fail(now, error)
         effects += self._views.announce(change.view)
@@ -356,8 +362,8 @@ class Conductor(Machine):
         effects.append(tell_of_change(change))
         self._recovered += len(dead)
         nodes.expected.update({member.node: member.role for member in change.hired})
-        # The next task was waiting for a checkpoint, which is taken after that one.
-        if self._saver.call_off():
+        # The next task was waiting for a checkpoint or a shrink, which come after that one.
+        if self._saver.call_off() or was_quiet:
             return effects + self._give_out(now)
         calls, done = self._calling.move(change.view)
         return effects + calls + ([] if done is None else [Decide(done)])
@@ -386,7 +392,7 @@ class Conductor(Machine):
         needed = view.acceptors if view and self.is_begun else ()
         self._farewell = Farewell(self._nodes, over, view.epoch if view else 0, needed)
         decision: list[Effect] = [Decide(over)] if self.is_begun else []
-        return decision + self._part(self._farewell.begin(now))
+        return [*self._quieting.cancel(), *decision, *self._part(self._farewell.begin(now))]
 
     def _part(self, effects: list[Effect]) -> list[Effect]:
         """Return what a farewell does, and note its end."""

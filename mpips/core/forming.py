@@ -3,12 +3,54 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from mpips.core.attendance import Attendance
 from mpips.errors import MpipsError
 from mpips.wire.messages import Hello
 from mpips.wire.types import Member, make_epoch
 
+FORMING_S_MAX: Final = 120.0
+"""How long all may take to come, and then to get ready."""
+
 ORDER: Final = ("spare", "scheduler", "server", "worker")
 """Who takes an office first: whoever has the least to do."""
+
+
+class Forming:
+    """The time until a job runs: who has come, and how long the others may take.
+
+    Args:
+        nodes: of the job.
+    """
+
+    def __init__(self, nodes: Attendance) -> None:
+        self._nodes = nodes
+        self._deadline: float | None = None
+
+    def take(self, source: int, hello: Hello) -> bool:
+        """Note who has come, and return whether all are here."""
+        nodes = self._nodes
+        assert hello.role == nodes.expected[source], (source, hello.role)
+        nodes.hellos[source] = hello
+        return nodes.are_all(nodes.hellos)
+
+    def start(self, now: float) -> None:
+        """Wait for all to get ready."""
+        self._deadline = now + FORMING_S_MAX
+
+    def find_late(self, now: float, state: str) -> MpipsError | None:
+        """Return the error that ends a job for which somebody has not come, or got ready, in time.
+
+        Args:
+            now: seconds that never go back.
+            state: of the job.
+        """
+        if self._deadline is None:
+            self.start(now)
+        if self._deadline is None or now < self._deadline:
+            return None
+        missing, seconds = ", ".join(self._nodes.waiting_for(state)), f"{FORMING_S_MAX:g} s"
+        what = f"{missing} did not answer within {seconds} of the start"
+        return MpipsError(what, f"The job was {state}.")
 
 
 def agree_on_facts(hellos: Mapping[int, Hello]) -> dict[str, Any]:

@@ -1,21 +1,19 @@
 """What the user is told when nodes die and others take over: sentences, and facts for programs."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mpips.core.machine import Report
 from mpips.core.membership import Change
 from mpips.wire.types import NOBODY, View, make_epoch
 
 
-def tell_of_deaths(names: list[str]) -> Report:
-    """Return the report that nodes have died.
-
-    >>> tell_of_deaths(["server 4 on h1", "worker 2 on h1"]).facts["text"]
-    'server 4 on h1 and worker 2 on h1 have died'
-    """
+def tell_of_deaths(view: View, names: Sequence[str], nodes: Sequence[int]) -> Report:
+    """Return the report that nodes of a view, by their names and ids, have died."""
+    hosts = {member.node: member.host for member in view.members}
+    places = [f"{name} on {hosts[node]}" for name, node in zip(names, nodes, strict=True)]
     has = "has" if len(names) == 1 else "have"
-    return Report("lost", {"text": f"{join(names)} {has} died", "deaths": len(names)})
+    return Report("lost", {"text": f"{join(places)} {has} died", "deaths": len(names)})
 
 
 def tell_of_succession(name: str, old: int, after_s: float) -> Report:
@@ -68,6 +66,16 @@ def tell_of_moves(segments: int) -> Report:
     verb = "has" if segments == 1 else "have"
     text = f"{_count(segments, 'segment')} {verb} moved to another server"
     return Report("moved", {"text": text, "segments": segments})
+
+
+def tell_of_shrink(nodes: int, seconds: float) -> Report:
+    """Return the report that the dead are gone from the communicator, and how long all stood still.
+
+    >>> tell_of_shrink(5, 0.2).facts["text"]
+    'the communicator has 5 ranks now; made in 0.200 s'
+    """
+    text = f"the communicator has {nodes} ranks now; made in {seconds:.3f} s"
+    return Report("shrink", {"text": text, "after_s": round(seconds, 6)})
 
 
 def least_copies(view: View) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 
 from mpips.core.attendance import Attendance
 from mpips.core.calling import Calling
-from mpips.core.conductor import FORMING_S_MAX, STOPPED_AT_CHECKPOINT, Conductor
+from mpips.core.conductor import STOPPED_AT_CHECKPOINT, Conductor
 from mpips.core.farewell import STOPPING_S_MAX
+from mpips.core.forming import FORMING_S_MAX
 from mpips.core.leader import Group, Leader
 from mpips.core.machine import Decide, Effect, End, Send
 from mpips.core.mandate import Mandate
@@ -20,6 +21,7 @@ from mpips.core.planning import Planning
 from mpips.core.task import Plan, SetDelay
 from mpips.errors import MpipsError, RanksLostError
 from mpips.wire.messages import Message
+from mpips.wire.quiet import Drained, GoOn, Shrink, Shrunk
 from mpips.wire.voting import Accepted, Begun, Done, Entry, Over, Promise, Propose, Refused
 
 __all__ = ["FORMING_S_MAX", "STOPPED_AT_CHECKPOINT", "STOPPING_S_MAX", "SchedulerMachine"]
@@ -72,6 +74,10 @@ class SchedulerMachine(Conductor):
             return self._continue(now, self._mandate.take(now, source, message))
         if isinstance(message, Propose):
             return [Send(source, self._mandate.answer(message))]
+        if isinstance(message, Drained | Shrunk):
+            self.see(now, [source])
+            self._quieting.take(now, source, message)
+            return []
         # Promises that come late are not needed any more.
         if isinstance(message, Promise):
             return []
@@ -79,7 +85,16 @@ class SchedulerMachine(Conductor):
 
     def tick(self, now: float) -> list[Effect]:
         """Do what time demands, and show the acceptors that this node is alive."""
-        return [*self._mandate.tick(now), *self._pass_on(now, self._look(now))]
+        if not self._quieting.is_active:
+            return [*self._mandate.tick(now), *self._pass_on(now, self._look(now))]
+        # Where all stand still nobody beats, and nobody is silent for that.
+        effects = self._quieting.tick(now)
+        return self._pass_on(now, effects if self._quieting.is_active
+                             else effects + self._give_out(now))  # fmt: skip
+
+    def waiting_for(self) -> list[str]:
+        """Return who has not answered yet."""
+        return self._quieting.waiting_for() or super().waiting_for()
 
     def fail(self, now: float, error: MpipsError) -> list[Effect]:
         """End the job because of `error`; the first one is what the user sees."""
@@ -131,7 +146,13 @@ class SchedulerMachine(Conductor):
 
     def _pass_on(self, now: float, effects: Iterable[Effect]) -> list[Effect]:
         """Return what may happen now; what is behind a decision follows when that is made."""
-        return self._continue(now, self._mandate.pass_on(effects))
+        # Decisions wait for all to go on, which must not wait for them.
+        urgent: list[Effect] = []
+        others: list[Effect] = []
+        for effect in effects:
+            is_urgent = isinstance(effect, Send) and isinstance(effect.message, GoOn | Shrink)
+            (urgent if is_urgent else others).append(effect)
+        return [*urgent, *self._continue(now, self._mandate.pass_on(others))]
 
     def _continue(self, now: float, passed: Iterable[Effect]) -> list[Effect]:
         """Return what has passed, and what follows from decisions among it."""

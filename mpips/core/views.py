@@ -70,6 +70,13 @@ class Views:
         self._settled = 0
 
     @property
+    def is_at_rest(self) -> bool:
+        """Return whether there are all the copies that there can be, and no segment moves."""
+        if self.view is None or missing_copies(self.view, self._replicas):
+            return False
+        return not any((part != NOBODY).any() for part in self.view.heirs)
+
+    @property
     def number(self) -> int:
         """Return the number of the view, as people count them."""
         return self.view.epoch // EPOCH if self.view else 0

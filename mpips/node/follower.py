@@ -24,6 +24,7 @@ from mpips.wire.messages import (
     Saved,
     Stopped,
 )
+from mpips.wire.quiet import Drained, GoOn, Halt, Shrink, Shrunk
 from mpips.wire.types import View
 from mpips.wire.voting import VOTES, Accepted, Claim, Leave, Promise, Propose, Refused
 
@@ -35,7 +36,10 @@ log = logging.getLogger(__name__)
 FIRST_SCHEDULER: Final = 0
 FLUSH_S: Final = 10.0
 BEATS_IN_A_SILENCE: Final = 8
-REPORTS: Final = (Return, Progress, Failed, Stopped, Joined, Handed, Copied, Saved, Beat)
+REPORTS: Final = (
+    *(Return, Progress, Failed, Stopped, Joined, Handed),
+    *(Copied, Saved, Beat, Drained, Shrunk),
+)
 """What is for the scheduler, wherever it is."""
 
 
@@ -69,6 +73,7 @@ class Follower(Node):
         self.began = clock()
         self._succession = Succession(transport.node, config.recovery.silence_s)
         self._has_heirs = False
+        self._next_beat = 0.0
         self._stop_reason = ""
 
     def is_about_scheduler(self, source: int, message: Message) -> bool:
@@ -80,8 +85,19 @@ class Follower(Node):
         elif isinstance(message, REPORTS):
             if self.office is not None:
                 self.office.attend(source, message)
+        elif isinstance(message, Halt | GoOn | Shrink):
+            # Not even those who wait for a view may miss that: all have to answer.
+            if source == self.scheduler:
+                self.stillness.take(self, source, message)
         else:
             return False
+        return True
+
+    def is_beat_due(self, now: float) -> bool:
+        """Return whether it is time to say who is alive; where all stand still it never is."""
+        if self.stillness.is_on or now < self._next_beat:
+            return False
+        self._next_beat = now + beat_s(self.config)
         return True
 
     def stop_soon(self, reason: str) -> None:
@@ -98,6 +114,8 @@ class Follower(Node):
         self.roles = {member.node: member.role for member in view.members}
         self._has_heirs = len(view.acceptors) > 1
         self._succession.install(self.clock(), view)
+        if view.scheduler != self.scheduler:
+            self.stillness.end()
         self.scheduler = view.scheduler
 
     def lose(self, nodes: frozenset[int]) -> None:
@@ -108,6 +126,9 @@ class Follower(Node):
         """
         log.warning("node %s has died", ", ".join(map(str, sorted(nodes))))
         self._succession.lose(self.clock(), nodes)
+        # Whoever follows it has to hear of this node.
+        if self.scheduler in nodes:
+            self.stillness.end()
         if self.office is not None:
             self.office.lose(nodes)
         elif self.scheduler in nodes and not self._has_heirs:
@@ -137,11 +158,16 @@ class Follower(Node):
     def watch_scheduler(self, now: float) -> None:
         """Stand as a candidate when it is time, and take over once elected.
 
+        While all stand still nobody is silent.
+
         Raises:
             RanksLostError: nobody can take over any more.
         """
         succession = self._succession
-        self.carry_out(succession.tick(now))
+        if self.stillness.is_too_long(now):
+            self.stillness.end()
+        if not self.stillness.is_on:
+            self.carry_out(succession.tick(now))
         if self.office is not None:
             self.office.attend_to_time(now)
             return
@@ -168,6 +194,7 @@ class Follower(Node):
         """Go on in another one's place."""
         self.reach, self.console = other.reach, other.console
         self.office, self.began = other.office, other.began
+        self.stillness = other.stillness
         self._succession, self._stop_reason = other._succession, other._stop_reason
 
 

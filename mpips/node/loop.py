@@ -10,6 +10,8 @@ from typing import Final
 from mpips.core.machine import Effect, Send
 from mpips.filters.chain import FilterChain
 from mpips.node.points import Reach
+from mpips.node.pulse import Pulses
+from mpips.node.stillness import Stillness
 from mpips.transport.backoff import Backoff
 from mpips.transport.base import FRAMES_PER_POLL, Bytes, Transport
 from mpips.wire.buffers import Buffers
@@ -53,6 +55,8 @@ class Node(ABC):
     Attributes:
         exit_code: None while its part in the job is not over.
         successor: the node that goes on in this one's place, in another role.
+        stillness: counts frames, and holds back what is sent, where all stand still for a shrink.
+        pulse: tells which processes on this host are alive; None: nothing does.
         is_fenced: whether the others go on without this node, though it lives.
         reach: called at the points of the protocol, in tests.
         bytes_sent: bytes handed to the transport, by kind; key lists of pushes and pulls are a
@@ -68,6 +72,8 @@ class Node(ABC):
         kinds = (*KINDS.values(), "keys", CONTROL)
         self.bytes_sent: Counter[str] = Counter(dict.fromkeys(kinds, 0))
         self.reach: Reach | None = None
+        self.stillness = Stillness()
+        self.pulse: Pulses | None = None
         self._codec = Codec()
         self._buffers = Buffers()
         transport.place = self.place
@@ -81,6 +87,7 @@ class Node(ABC):
             # What comes after a change of roles is the successor's.
             node = self.successor or self
             message = self._codec.decode(head, payload)
+            self.stillness.note_received(source, message)
             if node.chains and isinstance(message, FILTERED):
                 message = node.chains[message.table].decode(message)
             if self.reach is not None:
@@ -133,7 +140,10 @@ class Node(ABC):
                 self.perform(effect)
 
     def send(self, dest: int, message: Message) -> None:
-        """Filter, encode and send a message."""
+        """Filter, encode and send a message, or hold it back."""
+        if self.stillness.holds(self, dest, message):
+            return
+        self.stillness.note_sent(dest, message)
         if self.chains and isinstance(message, FILTERED):
             message = self.chains[message.table].encode(message)
         head, arrays = self._codec.encode(message)

@@ -19,10 +19,9 @@ from mpips.node import surroundings
 from mpips.node.app import App, Job
 from mpips.node.calls import Calls
 from mpips.node.failure import tell_failure
-from mpips.node.follower import FLUSH_S, Follower, beat_s
+from mpips.node.follower import FLUSH_S, Follower
 from mpips.node.log import introduce, open_log
 from mpips.node.loop import KINDS
-from mpips.node.pulse import Pulses
 from mpips.node.writing import Parts, Writing, may_copy
 from mpips.transport.base import Transport
 from mpips.wire.messages import (
@@ -65,7 +64,6 @@ class Member(Follower):
         config: the effective config.
 
     Attributes:
-        pulse: tells which processes on this host are alive; None: nothing does.
         has_stopped: whether it has nothing left to send.
         past: the counters of the roles that it has had before, if it `has_served` in any.
     """
@@ -92,9 +90,7 @@ class Member(Follower):
         self._members: dict[int, int] = {}
         self._parked: list[tuple[int, Message]] = []
         self._refused = self._parkings = self._parked_elsewhere = 0
-        self.pulse: Pulses | None = None
         self.past, self.has_served = dict[str, int](), False
-        self._next_beat = 0.0
         self._writing = Writing(self._tell_saved)
 
     def turn(self) -> bool:
@@ -204,8 +200,7 @@ class Member(Follower):
 
     def tick(self, now: float) -> None:
         """Tell the scheduler who is alive on this host, now and then."""
-        if self.pulse is not None and self._epoch and now >= self._next_beat:
-            self._next_beat = now + beat_s(self.config)
+        if self.pulse is not None and self._epoch and self.is_beat_due(now):
             self.send(self.scheduler, Beat(epoch=self._epoch, moved=self.pulse.moved()))
         self.watch_scheduler(now)
 

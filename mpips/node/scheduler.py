@@ -22,10 +22,10 @@ from mpips.node.failure import explain_failure
 from mpips.node.folder import RunFolder
 from mpips.node.follower import FLUSH_S, Follower, beat_s
 from mpips.node.loop import Node
-from mpips.node.pulse import Pulses
 from mpips.node.resume import fit_tables, keep_resume, make_room, when_to_save
 from mpips.transport.base import Transport
 from mpips.wire.messages import Hello, Kill, Message
+from mpips.wire.quiet import GoOn, Halt, Shrink
 from mpips.wire.types import Table
 from mpips.wire.voting import Claim
 
@@ -85,8 +85,8 @@ class SchedulerNode(Node):
             when_to_save(config) if folder is not None else When(),
             resume,
             acceptors if config.recovery.mode == "in-place" else 1,
+            config.recovery.shrink == "quiet",
         )
-        self.pulse: Pulses | None = None
         self._next_look = self._next_orders = 0.0
         self._control = Control(folder.path) if folder is not None else None
         self._resume = resume
@@ -160,6 +160,11 @@ class SchedulerNode(Node):
 
     def receive(self, source: int, message: Message) -> None:
         """Step the machine."""
+        if isinstance(message, Halt | GoOn | Shrink):
+            # They come from this node itself: where it is not a member, nobody else does it.
+            if source == self.transport.node:
+                self.stillness.take(self, source, message)
+            return
         if isinstance(message, Kill):
             if self.pulse is not None:
                 self.pulse.kill(message.node)
@@ -182,6 +187,8 @@ class SchedulerNode(Node):
         if self._control is not None and now >= self._next_orders:
             self._next_orders = now + LOOK_S
             self._control.serve(self.order)
+        if self.stillness.is_too_long(now):
+            self.stillness.end()
         self.carry_out(self.machine.tick(now))
         if self.machine.is_deposed:
             log.error("others decide what becomes of the job")
@@ -288,7 +295,7 @@ class SchedulerNode(Node):
     def _finish(self, exit_code: int) -> None:
         """Write the result, then leave."""
         error, seconds = self.machine.error, self.clock() - self._began
-        counters = self.machine.statistics()
+        counters = {**self.machine.statistics(), "shrinks": self.transport.shrinks}
         for name, count in self.statistics().items():
             counters[name] = counters.get(name, 0) + count
         self.result = {
@@ -336,5 +343,6 @@ def open_office(member: Follower, leader: Leader, after_s: float) -> SchedulerNo
         member.console,
         acceptors=ACCEPTORS_MAX,
     )
+    office.stillness = member.stillness
     office.take_over(member, leader, after_s)
     return office

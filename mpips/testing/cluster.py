@@ -166,6 +166,8 @@ class Simulation:
     def _begin_round(self) -> None:
         """Heal, or let some nodes pause, and give all others a turn."""
         now, random = self.network.now, self._random
+        for node in self.network.overdue():
+            self.kill(node)
         if not self.is_healed and now >= self._faults.heal_s:
             self._heal()
         for node in random.permutation(len(self.nodes)).tolist():
@@ -241,10 +243,11 @@ class Simulation:
         """Let a node do all that it can, unless it sleeps, and check its machine."""
         node = self.nodes[number]
         is_over = node.exit_code is not None or number in self.dead
+        is_over = is_over or self.network.is_blocked(number)
         if is_over or self._free[number] > self.network.now:
             return
         cost = 0.0 if self.is_healed else self._faults.stragglers.get(number, 0.0)
-        while node.exit_code is None and node.turn():
+        while node.exit_code is None and node.turn() and not self.network.is_blocked(number):
             node = self.nodes[number] = node.successor or node
             if cost:
                 self._sleep(number, cost)

@@ -322,6 +322,18 @@ class TransportContract:
             end.forget(1 - end.node)
             assert end.lost == {1 - end.node}
 
+    def test_frames_travel_after_each_shrink_as_before_it(self, ends: list[Transport]) -> None:
+        """Where nobody has died the world stays as it is; nodes keep their numbers in any case."""
+        for turn in range(3):
+            for end in ends:
+                end.send(1 - end.node, b"%d" % turn, [random_bytes(end.node, CHUNK + turn)])
+            for node, ((source, head, payload),) in receive(ends, 1).items():
+                assert (source, bytes(head)) == (1 - node, b"%d" % turn)
+                assert_same(payload, [random_bytes(1 - node, CHUNK + turn)])
+            for end in ends:
+                end.shrink([], lambda: None)
+                assert (end.shrinks, end.lost, end.dead) == (turn + 1, frozenset(), frozenset())
+
     @pytest.mark.slow
     def test_frame_of_more_than_two_gibibytes_arrives(self, ends: list[Transport]) -> None:
         """Counts of 32 bits end here; from node 0 to node 1 alone, to spare memory."""

@@ -2,12 +2,13 @@
 
 import heapq
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
 
+from mpips.errors import ProtocolError
 from mpips.testing.faults import CALM, COPIES_MAX, Faults
 from mpips.transport.base import FRAMES_PER_POLL, Frame, Transport, as_bytes
 from mpips.wire.frame import Codec
@@ -23,6 +24,10 @@ TAG_BYTES: Final = 4
 
 DELAY_S_MAX: Final = 10.0
 """No frame takes longer: the scheduler gives nodes 30 s to stop, and 120 s to come."""
+
+
+WATCHDOG_S: Final = 10.0
+"""How long a node waits in a shrink for the others, until it is killed."""
 
 
 class Arrival(NamedTuple):
@@ -57,13 +62,18 @@ class Network:
         self._random = random
         self._codec = Codec()
         self._names: dict[bytes, str] = {}
-        self._inboxes: list[deque[Frame]] = [deque() for _ in range(size)]
-        self._flying: list[tuple[float, int, int, int, Frame]] = []
+        self._inboxes: list[deque[tuple[int, Frame]]] = [deque() for _ in range(size)]
+        self._flying: list[tuple[float, int, int, int, Frame, int]] = []
         self._serial = 0
         # By dead node: when each of the others is told.
         self._deaths: dict[int, list[float]] = {}
         # By node that is cut off: until when.
         self._cut_off: dict[int, float] = {}
+        # By node: how often it has shrunk, and what has come from those who have once more.
+        self._worlds = [0] * size
+        self._early: list[list[tuple[int, Frame, int]]] = [[] for _ in range(size)]
+        # By node that waits for others in a shrink: until when.
+        self._blocked: dict[int, float] = {}
 
     def transports(self) -> list[Transport]:
         """Return the ends of the network, by node."""
@@ -83,6 +93,33 @@ class Network:
         """Return how many frames are on their way."""
         return len(self._flying)
 
+    def is_blocked(self, node: int) -> bool:
+        """Return whether a node waits in a shrink for others."""
+        return node in self._blocked
+
+    def overdue(self) -> list[int]:
+        """Return the nodes that have waited in a shrink for too long."""
+        return [node for node, until in self._blocked.items() if until <= self.now]
+
+    def shrink(self, node: int, dead: Collection[int]) -> None:
+        """Let a node wait for all but the dead to shrink, too; it hangs if one of them dies.
+
+        Raises:
+            ProtocolError: a frame was still on its way.
+        """
+        self._worlds[node] += 1
+        for copy, frame in self._inboxes[node]:
+            self._lose_frame(node, copy, frame)
+        self._inboxes[node].clear()
+        early, self._early[node] = self._early[node], []
+        for copy, frame, world in early:
+            self._arrive(node, copy, frame, world)
+        self._blocked[node] = self.now + WATCHDOG_S
+        group = [other for other in range(len(self._worlds)) if other not in dead]
+        are_here = all(self._worlds[other] >= self._worlds[node] for other in group)
+        if are_here and not any(other in self._deaths for other in group):
+            self._blocked.clear()
+
     def kill(self, node: int) -> None:
         """Let a node die: of what it had sent some arrives, and the others learn of it one by one.
 
@@ -90,6 +127,7 @@ class Network:
         """
         self.leave(node)
         self._inboxes[node].clear()
+        self._blocked.pop(node, None)
         self._flying = [
             flight
             for flight in self._flying
@@ -116,12 +154,27 @@ class Network:
         if not self._flying or self._flying[0][0] > until:
             self.now = until
             return None
-        self.now, _, dest, copy, frame = heapq.heappop(self._flying)
+        self.now, _, dest, copy, frame, world = heapq.heappop(self._flying)
         source, head, payload = frame
         size = len(head) + sum(array.nbytes for array in payload)
         self.trace.append(Arrival(self.now, source, dest, size, self._name(frame), copy))
-        self._inboxes[dest].append(frame)
+        self._arrive(dest, copy, frame, world)
         return dest
+
+    def _arrive(self, dest: int, copy: int, frame: Frame, world: int) -> None:
+        """Hand over a frame, unless its sender has shrunk more or less often than its receiver."""
+        if world > self._worlds[dest]:
+            self._early[dest].append((copy, frame, world))
+        elif world < self._worlds[dest]:
+            self._lose_frame(dest, copy, frame)
+        else:
+            self._inboxes[dest].append((copy, frame))
+
+    def _lose_frame(self, dest: int, copy: int, frame: Frame) -> None:
+        """Complain of a frame that nobody will ever see, if it had to be here."""
+        if not copy and frame[0] not in self._deaths and dest not in self._deaths:
+            name = self._name(frame)
+            raise ProtocolError(f"a shrink has lost a {name} of node {frame[0]} for node {dest}")
 
     def _name(self, frame: Frame) -> str:
         """Return the name of a frame's message, which the first bytes of its body tell."""
@@ -155,7 +208,7 @@ class Network:
         inbox = self._inboxes[node]
         if not inbox:
             return []
-        return [inbox.popleft() for _ in range(min(len(inbox), FRAMES_PER_POLL))]
+        return [inbox.popleft()[1] for _ in range(min(len(inbox), FRAMES_PER_POLL))]
 
     def _fly(self, delay: float, dest: int, copy: int, frame: Frame) -> None:
         self._serial += 1
@@ -164,7 +217,8 @@ class Network:
         for node, until in self._cut_off.items():
             if node in (frame[0], dest) and frame[0] != dest:
                 arrival = max(arrival, min(until, self.now + DELAY_S_MAX))
-        heapq.heappush(self._flying, (arrival, self._serial, dest, copy, frame))
+        world = self._worlds[frame[0]]
+        heapq.heappush(self._flying, (arrival, self._serial, dest, copy, frame, world))
 
 
 @final
@@ -183,11 +237,16 @@ class _SimulatedTransport(Transport):
 
     def poll(self) -> list[Frame]:
         if self._network.has_deaths:
-            self.lost |= self._network.known_dead(self.node)
+            self.dead = self._network.known_dead(self.node)
+            self.lost |= self.dead
         frames = self._network.take(self.node)
         if not self._forgotten:
             return frames
         return [frame for frame in frames if frame[0] not in self._forgotten]
+
+    def shrink(self, dead: Collection[int], give_up: Callable[[], None]) -> None:
+        self._network.shrink(self.node, dead)
+        self.shrinks += 1
 
     def unsent(self) -> int:
         return 0

@@ -10,7 +10,7 @@ which `mpips.testing.contract.TransportContract` holds every transport to:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +56,8 @@ class Transport(ABC):
             for ever if it never is because its sender was lost.
         lost: the nodes known to be dead, and those forgotten; `poll` and `flush` add to it, and
             nobody ever leaves it. Frames of a dead node that were here before may still come.
+        dead: those of them of whom the carrier itself says so.
+        shrinks: how often the world was made smaller.
     """
 
     def __init__(self, node: int, size: int) -> None:
@@ -63,6 +65,8 @@ class Transport(ABC):
         self.size = size
         self.place: Place | None = None
         self.lost: frozenset[int] = frozenset()
+        self.dead: frozenset[int] = frozenset()
+        self.shrinks = 0
         self._forgotten: frozenset[int] = frozenset()
         self._traffic = Traffic()
 
@@ -121,6 +125,19 @@ class Transport(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of everything without waiting; what has not left may be lost."""
+
+    @abstractmethod
+    def shrink(self, dead: Collection[int], give_up: Callable[[], None]) -> None:
+        """Go on without the dead, together with all other nodes, which have to do the same.
+
+        All frames have to be here: one that is still on its way never comes. Nodes keep their
+        numbers. Over MPI it waits for all others, and kills this process if that takes too long
+        or fails: somebody has died meanwhile, and nothing else is safe.
+
+        Args:
+            dead: the nodes that are known to be dead.
+            give_up: called in a thread before this process is killed because that takes too long.
+        """
 
     def forget(self, node: int) -> None:
         """Treat a node as lost from now on, though it may be alive: a process that has stopped.

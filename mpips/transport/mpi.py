@@ -9,14 +9,15 @@ Only a few chunks are under way at a time. The rest waits here, which keeps the 
 bounded and lets the small frames pass.
 
 Where MPI knows of deaths (ULFM), nothing but point-to-point messages is used and the communicator
-stays as it is; MPI is told that a death is known, and goes on for the others. Requests with a dead
-peer are never touched again: MPI frees one that it is asked about, and may meet it later. MPI
-learns of deaths while it works on what is not done; so we look for deaths before we ask about a
-request that may not be done. Where all is done at once, as small messages are, nothing is paid.
+stays as it is until `shrink`; MPI is told that a death is known, and goes on for the others.
+Requests with a dead peer are never touched again: MPI frees one that it is asked about, and may
+meet it later. MPI learns of deaths while it works on what is not done; so we look for deaths before
+we ask about a request that may not be done. Where all is done at once, as small messages are,
+nothing is paid.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from mpips.transport.backoff import Backoff
 from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_bytes, is_large
 from mpips.transport.lanes import Lane, Transfers
 from mpips.transport.packing import pack, unpack
+from mpips.transport.watchdog import die, watchdog
 
 CHUNK_BYTES = 4 << 20
 """Bytes of a chunk: long enough for full bandwidth, short enough to stay in the cache."""
@@ -39,6 +41,9 @@ MESSAGES_UNDER_WAY = 64
 EAGER_BYTES = 4096
 """Size up to which a message is here, whole, when it is found: the least of MPI's own limits."""
 
+SHRINK_S_MAX = 10.0
+"""How long a shrink may take, until the watchdog ends this process."""
+
 _MESSAGE, _CHUNK = 1, 2
 """Tags."""
 
@@ -49,19 +54,22 @@ _graveyard: list[object] = []
 
 
 class MPITransport(Transport):
-    """One rank's end; its node number is its rank in the communicator."""
+    """One rank's end; its node number is its rank in the first communicator."""
 
     def __init__(self, comm: MPI.Intracomm) -> None:
         """Duplicate the communicator, which all its ranks have to do together."""
         super().__init__(comm.Get_rank(), comm.Get_size())
-        self._comm = comm.Dup()
+        self._comm: MPI.Comm = comm.Dup()
         self._comm.Set_errhandler(MPI.ERRORS_RETURN)
         self._sees_losses = _reports_failures(self._comm)
         self._status = MPI.Status()
         self._ready: list[Frame] = []
         self._unsent = 0
         self._error: ProtocolError | None = None
-        self._dead: frozenset[int] = frozenset()
+        # By node: its rank in the communicator of now; and the other way round.
+        self._first = self._comm.Get_group()
+        self._ranks = self._nodes = list(range(self.size))
+        self._failed = 0
         # Lanes are made when a node is first met, and looked at while something moves in them.
         self._messages_out: dict[int, Lane[None]] = {}
         self._chunks_out: dict[int, Lane[None]] = {}
@@ -129,10 +137,37 @@ class MPITransport(Transport):
         lane = self._chunks_in.get(node)
         given_up = lane.give_up() if lane is not None else []
         _graveyard.append(given_up)
-        if node not in self._dead:
+        if node not in self.dead:
             for request, _, _ in given_up:
                 request.Cancel()
         self._bury(node)
+
+    def shrink(self, dead: Collection[int], give_up: Callable[[], None]) -> None:
+        """Go on without the dead, together with all other nodes, or die."""
+        # Whoever dies in here leaves the others hanging, or in states that nobody knows.
+        with watchdog(SHRINK_S_MAX, give_up):
+            try:
+                comm = self._comm.Shrink()
+                comm.Set_errhandler(MPI.ERRORS_RETURN)
+                comm.Agree(1)
+            except MPI.Exception:
+                die()
+        # All that is left of the old one may still be touched by MPI.
+        _graveyard.extend((self._comm, self._moving))
+        self._comm, self._failed, self._unsent = comm, 0, 0
+        self._moving = {}
+        for lanes in (self._messages_out, self._chunks_out, self._messages_in, self._chunks_in):
+            _graveyard.append(dict(lanes))
+            lanes.clear()
+        group = comm.Get_group()
+        self._nodes = list(group.Translate_ranks(None, self._first))
+        group.Free()
+        self._ranks = [MPI.PROC_NULL] * self.size
+        for rank, node in enumerate(self._nodes):
+            self._ranks[node] = rank
+        # The new one does not tell of those who have died before it.
+        self._lose(frozenset(range(self.size)).difference(self._nodes))
+        self.shrinks += 1
 
     def close(self) -> None:
         """Let go of everything without waiting; what has not left may be lost.
@@ -179,7 +214,7 @@ class MPITransport(Transport):
             found = probe(MPI.ANY_SOURCE, _MESSAGE, status)
             if found is None:
                 return
-            source, size = status.source, status.count
+            source, size = self._nodes[status.source], status.count
             if size > EAGER_BYTES:
                 self._notice()
             message = bytearray(size)
@@ -233,7 +268,7 @@ class MPITransport(Transport):
         arrays = self._buffers(source, head, sizes)
         lane = self._chunks_in.get(source)
         if lane is None:
-            begin = partial(self._comm.Irecv, source=source, tag=_CHUNK)
+            begin = partial(self._comm.Irecv, source=self._ranks[source], tag=_CHUNK)
             lane = self._chunks_in[source] = Lane(begin, self._complete, CHUNKS_UNDER_WAY)
         # The last chunk to be received completes the frame.
         *chunks, last = _chunks(arrays)
@@ -253,7 +288,7 @@ class MPITransport(Transport):
         lane = lanes.get(dest)
         if lane is None:
             window = CHUNKS_UNDER_WAY if tag == _CHUNK else MESSAGES_UNDER_WAY
-            begin = partial(self._comm.Isend, dest=dest, tag=tag)
+            begin = partial(self._comm.Isend, dest=self._ranks[dest], tag=tag)
             lane = lanes[dest] = Lane(begin, self._leave, window)
         # Most small messages have left at once, and need not be remembered.
         if lane.is_idle():
@@ -262,7 +297,7 @@ class MPITransport(Transport):
                 self._notice()
             if dest in self.lost:
                 return
-            request = self._comm.Isend(data, dest, tag)
+            request = self._comm.Isend(data, self._ranks[dest], tag)
             try:
                 # A longer one is not done before it is received, so that a look at it is wasted.
                 if len(data) <= EAGER_BYTES and request.Test():
@@ -284,17 +319,19 @@ class MPITransport(Transport):
         if not self._sees_losses:
             return
         group = self._comm.Get_failed()
-        if group.size > len(self._dead):
+        if group.size > self._failed:
             # Until MPI is told that a death is known it raises instead of finding messages.
             self._comm.Ack_failed(group.size)
-            everybody = self._comm.Get_group()
-            dead = frozenset(group.Translate_ranks(None, everybody))
-            everybody.Free()
-            for node in dead - self._dead:
-                self._bury(node)
-            self._dead = dead
-            self.lost |= dead
+            self._failed = group.size
+            self._lose(frozenset(group.Translate_ranks(None, self._first)))
         group.Free()
+
+    def _lose(self, dead: frozenset[int]) -> None:
+        """Give up nodes that are dead for MPI."""
+        for node in dead - self.dead:
+            self._bury(node)
+        self.dead |= dead
+        self.lost |= dead
 
     def _bury(self, node: int) -> None:
         """Give up all that is under way with a node; what MPI has of it is never touched again."""

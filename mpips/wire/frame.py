@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from mpips.errors import FrameError
 from mpips.wire.messages import MESSAGES, Message
+from mpips.wire.quiet import QUIET
 from mpips.wire.slices import Slices
 from mpips.wire.voting import VOTES
 
@@ -53,7 +54,7 @@ class Codec:
         self._payload: Sequence[Bytes] = ()
         self._peeks = False
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._put_array)
-        kinds = reduce(or_, (*MESSAGES, *VOTES))
+        kinds = reduce(or_, (*MESSAGES, *VOTES, *QUIET))
         self._decoder = msgspec.msgpack.Decoder(
             kinds, ext_hook=self._take_array, dec_hook=_take_slices
         )

@@ -16,9 +16,14 @@ def text_of(change: Any) -> str:
 
 
 def test_dead_are_named_with_their_hosts() -> None:
-    one = tell_of_deaths(["server 4 on h1"])
-    assert one.facts["text"] == "server 4 on h1 has died"
-    assert tell_of_deaths(["server 4 on h1", "worker 2 on h2"]).facts["deaths"] == 2
+    view = make_view(1, servers=4)
+    server, worker = view.nodes("server")[0], view.nodes("worker")[0]
+    on = {member.node: member.host for member in view.members}
+    one = tell_of_deaths(view, [f"server {server}"], [server])
+    assert one.facts["text"] == f"server {server} on {on[server]} has died"
+    two = tell_of_deaths(view, [f"server {server}", f"worker {worker}"], [server, worker])
+    assert two.facts["deaths"] == 2
+    assert f"{on[server]} and worker {worker} on {on[worker]} have died" in two.facts["text"]
 
 
 def test_each_new_owner_is_named_with_what_it_has_taken_over() -> None:

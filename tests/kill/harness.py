@@ -16,14 +16,22 @@ from pathlib import Path
 from types import TracebackType
 
 from mpips.node import surroundings
-from mpips.node.folder import CONFIG, METRICS
+from mpips.node.folder import ATTEMPT, CONFIG, METRICS, read_result
 from mpips.node.log import STACK_SIGNAL
 from mpips.node.points import VARIABLE
 from mpips.node.ranks import Rank, read_ranks
 from tests.kill import app
 from tests.kill.judge import judge
 from tests.kill.plans import (
-    GO_ON, HANGS, KILL, RIGHT, SILENCE_S, STOP, WRONG, Plan, Strike,
+    GO_ON,
+    HANGS,
+    KILL,
+    RIGHT,
+    SILENCE_S,
+    STOP,
+    WRONG,
+    Plan,
+    Strike,
 )  # fmt: skip
 from tests.run.jobs import environment, processes_of, write_rows
 
@@ -46,6 +54,8 @@ class Report:
         stacks: where the ranks were that did not end, by number.
         seconds: from the start to the end.
         output: what the launcher printed.
+        attempts: how often it was started.
+        shrinks: how often its communicator was made smaller, in its last attempt.
     """
 
     plan: Plan
@@ -56,6 +66,8 @@ class Report:
     stacks: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
     output: str = ""
+    attempts: int = 0
+    shrinks: int = 0
 
     @property
     def is_as_expected(self) -> bool:
@@ -161,6 +173,8 @@ class Job:
         """Wait until a strike is due; return False if the job is over before."""
         if strike.healed and not self.until(self.is_healed, PATIENCE_S):
             return False
+        if strike.shrunk and not self.until(self.is_shrunk, PATIENCE_S):
+            return False
         if strike.after_s:
             self.until(lambda: False, strike.after_s)
             return self.launcher.poll() is None
@@ -169,6 +183,10 @@ class Job:
     def is_healed(self) -> bool:
         """Return whether the scheduler has said that there are as many copies as there can be."""
         return '"kind": "copies"' in (self.folder / METRICS).read_text("utf-8")
+
+    def is_shrunk(self) -> bool:
+        """Return whether the scheduler has said that the communicator is smaller."""
+        return '"kind": "shrink"' in (self.folder / METRICS).read_text("utf-8")
 
     def strike(self, strike: Strike) -> str:
         """Send a signal to some ranks, and return what was done."""
@@ -226,12 +244,12 @@ def run_plan(
         home: a folder for the job, which is made.
         settings: further settings of the job.
         patience_s: a job that has not ended so long after the last strike hangs.
-        die_at: the point at which a rank dies; see `mpips.node.points`.
+        die_at: the point at which a rank dies, also without strikes; see `mpips.node.points`.
     """
     home.mkdir(parents=True)
     report, late = Report(plan), list(map(str, plan.strikes))
     with Job(plan, home, *settings, die_at=die_at) as job:
-        if die_at:
+        if die_at and not plan.strikes:
             job.until(lambda: False, START_S + patience_s)
         elif job.await_work():
             for strike in plan.strikes:
@@ -247,6 +265,9 @@ def run_plan(
             report.problems += left_behind(job)
             report.outcome, wrong = judge(plan, job.folder, job.victims, job.launcher.returncode)
             report.problems += wrong
+            result = read_result(job.folder) or {}
+            report.attempts = int(result.get(ATTEMPT, 0))
+            report.shrinks = int(result.get("counters", {}).get("shrinks", 0))
         else:
             report.outcome, report.stacks = HANGS, job.stacks()
         report.output = (home / "output").read_text("utf-8", "replace")

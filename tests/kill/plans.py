@@ -27,6 +27,7 @@ class Strike:
         share: of all pushes, how many are acknowledged when it comes; counts where `after_s` is 0.
         after_s: how long after the strike before it comes.
         healed: it also waits until the scheduler has said that all copies are there again.
+        shrunk: it also waits until the scheduler has said that the communicator is smaller.
     """
 
     number: signal.Signals
@@ -34,11 +35,13 @@ class Strike:
     share: float = 0.0
     after_s: float = 0.0
     healed: bool = False
+    shrunk: bool = False
 
     def __str__(self) -> str:
         who = " and ".join(f"{role} #{place}" for role, place in self.targets)
         when = f"after {self.after_s:.3f} s" if self.after_s else f"at {self.share:.0%}"
         when += " and all copies are there again" if self.healed else ""
+        when += " and the communicator is smaller" if self.shrunk else ""
         return f"{self.number.name} {who} {when}"
 
 
@@ -142,6 +145,13 @@ def _after(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
             Strike(KILL, (second,), after_s=float(random.uniform(0.001, 0.1)), healed=True)]
 
 
+def _shrunk(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
+    """A server, and a worker just after all go on on a smaller communicator."""
+    return [Strike(KILL, (_draw(random, job, "server"),), 0.6 * _share(random)),
+            Strike(KILL, (_draw(random, job, "worker"),), after_s=float(random.uniform(0.001, 0.1)),
+                   shrunk=True)]
+
+
 def _pause(random: np.random.Generator, job: dict[str, int]) -> list[Strike]:
     """Stop somebody for a while that is too short to be given up."""
     who = _draw(random, job, str(random.choice(["scheduler", "server", "worker"])))
@@ -196,6 +206,7 @@ KINDS: Final[dict[str, Kind]] = {
     "servers": Kind(_servers, servers=(3, 4), replicas=2),
     "during": Kind(_during, servers=(3, 4), replicas=2),
     "after": Kind(_after, servers=(3, 3)),
+    "shrunk": Kind(_shrunk, servers=(3, 3)),
     "both": Kind(_servers, LOST, servers=(2, 2)),
     "restart": Kind(_scheduler, every_s=0.3),
 }

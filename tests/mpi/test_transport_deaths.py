@@ -4,6 +4,7 @@ MPI itself is scripted here, so that each order of events happens; tests/kill ha
 """
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Group:
         self.ranks, self.size = ranks, len(ranks)
 
     def Translate_ranks(self, ranks: None, other: "Group") -> list[int]:
-        return self.ranks
+        return [other.ranks.index(rank) for rank in self.ranks]
 
     def Free(self) -> None:
         pass
@@ -67,8 +68,9 @@ class Group:
 class World:
     """A communicator of rank 0 of three, whose MPI learns of deaths only while it works."""
 
-    def __init__(self, is_eager: bool = False) -> None:
-        self.is_eager = is_eager
+    def __init__(self, is_eager: bool = False, ranks: Sequence[int] = (0, 1, 2)) -> None:
+        self.is_eager, self.ranks = is_eager, list(ranks)
+        self.smaller: World | None = None
         self.killed: list[int] = []
         self.dead: list[int] = []
         self.acknowledged = 0
@@ -88,6 +90,14 @@ class World:
         message = pack(head, arrays, follows)
         self.messages.append(Message(self, source, message, is_whole))
 
+    def Shrink(self) -> "World":
+        left = [rank for rank in self.ranks if rank not in self.killed]
+        self.smaller = World(self.is_eager, left)
+        return self.smaller
+
+    def Agree(self, flag: int) -> int:
+        return flag
+
     def Dup(self) -> "World":
         return self
 
@@ -101,10 +111,10 @@ class World:
         pass
 
     def Get_group(self) -> Group:
-        return Group([0, 1, 2])
+        return Group(self.ranks)
 
     def Get_failed(self) -> Group:
-        return Group(self.dead)
+        return Group([self.ranks[rank] for rank in self.dead])
 
     def Ack_failed(self, count: int) -> int:
         self.acknowledged = count
@@ -315,3 +325,41 @@ def test_dead_node_may_be_forgotten_and_a_forgotten_one_die() -> None:
     assert end.poll() == []
     assert end.lost == {ALIVE, VICTIM}
     assert end.unsent() == world.touched == 0
+
+
+@pytest.mark.parametrize("first", [ALIVE, VICTIM])
+def test_ranks_of_a_smaller_world_are_still_known_by_their_nodes(first: int) -> None:
+    world = World()
+    end = transport(world)
+    other = ALIVE + VICTIM - first
+    world.killed.append(first)
+    end.send(first, b"gone", [LARGE])
+    for _ in range(3):
+        end.poll()
+    end.shrink([first], lambda: None)
+    smaller = world.smaller
+    assert smaller is not None
+    assert (end.lost, end.dead, end.unsent(), end.shrinks) == ({first}, {first}, 0, 1)
+    # Node 2 is rank 1 there, if 1 has died.
+    end.send(other, b"on")
+    assert [request.peer for request in smaller.requests] == [1]
+    smaller.requests[0].is_done = True
+    smaller.put(1, b"back")
+    assert [(source, bytes(head)) for source, head, _ in end.poll()] == [(other, b"back")]
+    begun = len(smaller.requests)
+    end.send(first, b"gone")
+    assert len(smaller.requests) == begun
+    # A death in it is told by ranks of its own.
+    smaller.killed.append(1)
+    for _ in range(3):
+        end.poll()
+    assert (end.lost, smaller.acknowledged, world.touched) == ({first, other}, 1, 0)
+
+
+def test_death_that_only_the_shrink_finds_is_told() -> None:
+    world = World()
+    end = transport(world)
+    world.killed += [ALIVE]
+    end.shrink([], lambda: None)
+    assert end.poll() == []
+    assert (end.lost, end.dead) == ({ALIVE}, {ALIVE})

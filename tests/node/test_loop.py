@@ -1,6 +1,6 @@
 """The event loop: it turns while there is something to do, sleeps when not, and ends."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -263,6 +263,9 @@ class Deaf(Transport):
     def flush(self, timeout_s: float) -> bool:
         """Return True."""
         return True
+
+    def shrink(self, dead: Collection[int], give_up: Callable[[], None]) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""
