@@ -14,7 +14,8 @@ from mpips.core.machine import Effect, Finished, Machine, Send
 from mpips.core.slicing import Piece, Range, Request, cut, group, split, take_spans
 from mpips.core.stream import Stream, Task
 from mpips.errors import ProtocolError
-from mpips.wire.messages import Message, Pull, Push, PushAck, Values
+from mpips.filters.caching import SentLists
+from mpips.wire.messages import Forgotten, Message, Pull, Push, PushAck, Values
 from mpips.wire.slices import Slices
 from mpips.wire.types import DTYPES, KeyArray, Table, ValueArray, View
 
@@ -44,6 +45,7 @@ class ClientMachine(Machine):
         self._timestamp = 0
         self._request = 0
         self._incarnation = 0
+        self.lists = SentLists()
         self._pushes = self._pulls = self._repeats = 0
 
     def install(self, view: View) -> list[Effect]:
@@ -52,19 +54,16 @@ class ClientMachine(Machine):
         self._view, self._owners = view, [owners.tolist() for owners in view.owners]
         member = view.member(self.node)
         self._incarnation = member.incarnation if member else 0
+        self.lists.forget(member.node for member in view.members)
         effects: list[Effect] = []
         for number, task in list(self._requests.items()):
             request = task.requests[number]
             owners, since = view.owners[task.table], view.since[task.table]
             at = request.segments()
-            if request.is_coming(view):
+            is_same = (owners[at] == request.owner).all() and (since[at] <= request.epoch).all()
+            if request.is_coming(view) or is_same:
                 continue
-            if (owners[at] == request.owner).all() and (since[at] <= request.epoch).all():
-                continue
-            # The answer, if it still comes, is nobody's.
-            del self._requests[number], task.requests[number]
-            self._repeats += 1
-            effects += self._send(task, request.pieces)
+            effects += self._send_anew(number)
         return effects
 
     def take_over(self, stream: int, positions: Sequence[tuple[int, int]]) -> None:
@@ -170,6 +169,9 @@ class ClientMachine(Machine):
 
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take an answer; an answer that nobody waits for is a duplicate, and ignored."""
+        if isinstance(message, Forgotten):
+            self.lists.miss(source, message)
+            return self._send_anew(message.request) if message.request in self._requests else []
         if not isinstance(message, PushAck | Values):
             raise ProtocolError(f"client {self.node}: no step for {type(message).__name__}")
         request = message.request
@@ -213,6 +215,7 @@ class ClientMachine(Machine):
             "pushes": self._pushes,
             "pulls": self._pulls,
             "repeated_requests": self._repeats,
+            **self.lists.statistics(),
             "open_tasks": len(self._tasks),
             "open_requests": len(self._requests),
         }
@@ -305,6 +308,12 @@ class ClientMachine(Machine):
         requests = group(pieces, self._owners[task.table], key_bytes, self._sizes[task.table])
         return [self._message(task, request) for request in requests]
 
+    def _send_anew(self, number: int) -> list[Effect]:
+        """Send what a request asks for again; its answer, if it still comes, is nobody's."""
+        task = self._requests.pop(number)
+        self._repeats += 1
+        return self._send(task, task.requests.pop(number).pieces)
+
     def _message(self, task: Task, request: Request) -> Send:
         assert self._view is not None
         self._request += 1
@@ -353,7 +362,7 @@ class ClientMachine(Machine):
                 base=self._stream(task.table, task.stream).base,
                 wants_clocks=task.wants_clocks,
             )
-        return Send(request.owner, message)
+        return Send(request.owner, self.lists.shorten(request.owner, message))
 
     # -- Gathering -------------------------------------------------------------------------------
 

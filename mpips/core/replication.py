@@ -15,7 +15,8 @@ import numpy as np
 from mpips.core.held import NEVER, Applied, Change, Held
 from mpips.core.machine import Effect, Send
 from mpips.core.slicing import REQUEST_BYTES_MAX
-from mpips.wire.messages import Handed, Joined, Replicate, Snapshot
+from mpips.filters.caching import SentLists
+from mpips.wire.messages import Forgotten, Handed, Joined, Replicate, Snapshot
 from mpips.wire.slices import Slice, Slices
 from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 
@@ -24,13 +25,14 @@ from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 class Shipment:
     """A request to a copy; `joins` says that it is a snapshot for a copy that joins.
 
-    `epoch` is that in which it was sent.
+    `epoch` is that in which it was sent, `message` an update that was sent without its keys.
     """
 
     dest: int
     applied: Applied
     epoch: int
     joins: bool = False
+    message: Replicate | None = None
 
 
 class Replicator:
@@ -46,6 +48,7 @@ class Replicator:
         self._request = 0
         self._helds: Sequence[Held] = ()
         self._open: dict[int, Shipment] = {}
+        self._lists = SentLists()
         # What copies that join still need: table, node, segments.
         self._joins: deque[tuple[Held, int, list[int]]] = deque()
 
@@ -62,6 +65,7 @@ class Replicator:
         self.epoch = view.epoch
         self._scheduler = view.scheduler
         self._node, self._helds = node, helds
+        self._lists.forget(member.node for member in view.members)
         appointed = {m.node: m.incarnation for m in view.members if m.role == "server"}
         finished = []
         for request, shipment in list(self._open.items()):
@@ -128,7 +132,7 @@ class Replicator:
                 keys=part_keys,
                 values=part_values,
             )
-            effects.append(Send(copy, message))
+            effects.append(self._send_update(copy, message))
         self._note(held, applied)
         return effects
 
@@ -145,6 +149,19 @@ class Replicator:
         keys = None if are_ranges else np.concatenate(lists)
         values = np.concatenate([change.values for change in changes])
         return self.ship(held, applied, changes[0].parts, slices, keys, values)
+
+    def _send_update(self, copy: int, message: Replicate) -> Send:
+        sent = self._lists.shorten(copy, message)
+        self._open[message.request].message = None if sent is message else message
+        return Send(copy, sent)
+
+    def send_again(self, source: int, forgotten: Forgotten) -> list[Effect]:
+        """Send an update whose key list a copy has forgotten, with the keys."""
+        self._lists.miss(source, forgotten)
+        shipment = self._open.get(forgotten.request)
+        if shipment is None or shipment.dest != source or shipment.message is None:
+            return []
+        return [self._send_update(source, shipment.message)]
 
     # -- Snapshots -------------------------------------------------------------------------------
 

@@ -12,15 +12,18 @@ from operator import ge
 from typing import Final
 
 from mpips.core.aggregation import Contribution, sum_contributions
+from mpips.core.answering import read_values
 from mpips.core.copying import Copier
 from mpips.core.held import Applied, Change, Held, Pending, touches
+from mpips.core.known import KnownLists
 from mpips.core.machine import Effect, Machine, Send
-from mpips.core.reading import cut_slices, read_slices, update_rows, update_slices
+from mpips.core.reading import cut_slices, update_rows, update_slices
 from mpips.core.replication import Replicator
 from mpips.errors import ProtocolError
 from mpips.store.base import Store
 from mpips.wire.buffers import Buffers
 from mpips.wire.messages import (
+    Forgotten,
     Message,
     Pull,
     Push,
@@ -28,7 +31,6 @@ from mpips.wire.messages import (
     Replicate,
     Replicated,
     Snapshot,
-    Values,
 )
 from mpips.wire.slices import runs_of
 from mpips.wire.types import View
@@ -48,6 +50,7 @@ class ServerMachine(Machine):
         self._held = [Held(index, store, streams) for index, store in enumerate(stores)]
         self._epoch = self._incarnation = 0
         self._replicator, self._copier = Replicator(), Copier(node)
+        self.lists = KnownLists(stores)
         self._buffers = Buffers()
         self._pushes = self._pulls = self._duplicates = self._parked = self._refused = 0
 
@@ -67,7 +70,7 @@ class ServerMachine(Machine):
         self._epoch = view.epoch
         member = view.member(self.node)
         self._incarnation = member.incarnation if member else 0
-        for part in (self._replicator, self._copier):
+        for part in (self._replicator, self._copier, self.lists):
             part.epoch, part.incarnation = self._epoch, self._incarnation
         new = [held.install(self.node, view) for held in self._held]
         effects = self._copier.install(self._held)
@@ -84,6 +87,11 @@ class ServerMachine(Machine):
 
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take a client's request, or what owners and copies tell each other."""
+        if isinstance(message, Push | Pull | Replicate) and message.coding:
+            restored = self.lists.restore(message)
+            if isinstance(restored, Forgotten):
+                return [Send(source, restored)]
+            message = restored
         match message:
             case Push():
                 return self._step_push(now, source, message)
@@ -97,6 +105,8 @@ class ServerMachine(Machine):
                 for table in {applied.table for applied in finished}:
                     effects += self._release_waiting(self._held[table])
                 return effects + self._replicator.hand_over()
+            case Forgotten():
+                return self._replicator.send_again(source, message)
             case Snapshot(table=table):
                 return self._copier.take_snapshot(self._held[table], source, message)
         raise ProtocolError(f"server {self.node}: no step for {type(message).__name__}")
@@ -122,6 +132,7 @@ class ServerMachine(Machine):
             "refused": self._refused + self._copier.refused,
             "stopped_pushes": sum(held.stopped_pushes for held in self._held),
             "snapshots": self._replicator.snapshots,
+            "known_lists": len(self.lists),
             "waiting": sum(held.count_waiting() for held in self._held) + len(self._replicator),
             **{key: sum(size[key] for size in sizes) for key in ("keys", "bytes")},
         }
@@ -272,9 +283,7 @@ class ServerMachine(Machine):
         effects: list[Effect] = []
         for (clock, parts), group in groups.items():
             segments = [change.segment for change in group]
-            applied = Applied(
-                held.index, segments, held.spans(segments), held.moved(parts), clock
-            )
+            applied = Applied(held.index, segments, held.spans(segments), held.moved(parts), clock)
             sent = self._replicator.ship_changes(held, applied, group)
             effects += sent or self._finish([applied])
         return effects
@@ -378,23 +387,6 @@ class ServerMachine(Machine):
         if isinstance(message, Push) and not message.pull:
             ack = PushAck(epoch=epoch, incarnation=incarnation, request=request)
             return Send(source, ack)
-        keys, values, counts = read_slices(held.store, message, self._buffers)
-        rewound: dict[int, int] = {}
-        # A reader is behind only where another attempt of its task has pushed.
-        if held.undo is not None:
-            rewound = held.undo.rewind(message, keys, values)
-        clocks = []
-        if message.wants_clocks:
-            segments = [segment for segment, _, _, _ in message.slices]
-            clocks = held.contained(segments, self._replicator.updates(), rewound)
-        answer = Values(
-            epoch=epoch,
-            incarnation=incarnation,
-            request=request,
-            table=message.table,
-            keys=keys,
-            values=values,
-            counts=counts,
-            clocks=clocks,
-        )
-        return Send(source, answer)
+        updates = self._replicator.updates() if message.wants_clocks else ()
+        values = read_values(held, message, updates, self._buffers, epoch, incarnation)
+        return Send(source, values)

@@ -6,6 +6,7 @@ from typing import final
 import msgspec
 
 from mpips.errors import ProtocolError
+from mpips.filters import caching
 from mpips.filters.base import Filter, Filtered
 from mpips.filters.compressing import Compressing
 from mpips.wire.messages import Message
@@ -45,11 +46,13 @@ class FilterChain:
         """
         if not isinstance(message, Filtered) or not message.coding:
             return message
-        for coding in reversed(message.coding):
+        # What its machine has to restore comes first, and stays.
+        left = tuple(coding for coding in message.coding if coding.filter == caching.NAME)
+        for coding in reversed(message.coding[len(left) :]):
             if coding.filter not in self._by_name:
                 raise ProtocolError(f"a message went through the unknown filter {coding.filter}")
             message = self._by_name[coding.filter].decode(message, coding)
-        return msgspec.structs.replace(message, coding=())
+        return msgspec.structs.replace(message, coding=left)
 
     def statistics(self) -> dict[str, int]:
         """Return the bytes before and after each filter, by name."""

@@ -17,6 +17,7 @@ from mpips.transport.base import FRAMES_PER_POLL, Bytes, Transport
 from mpips.wire.buffers import Buffers
 from mpips.wire.frame import Codec
 from mpips.wire.messages import (
+    Forgotten,
     Message,
     Pull,
     Push,
@@ -38,6 +39,7 @@ KINDS: Final[dict[type[Message], str]] = {
     Replicate: "replication",
     Snapshot: "replication",
     Replicated: "replication",
+    Forgotten: "keys",
 }
 """What the bytes of a message are counted as; of all others, as `CONTROL`."""
 

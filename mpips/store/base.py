@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpips.errors import ProtocolError
+from mpips.store.resolved import NEVER, ResolvedLists
 from mpips.store.update import Slots, Update
 from mpips.store.updates import find_update
 from mpips.wire.types import KeyArray, Table, ValueArray
@@ -19,7 +20,8 @@ class Store(ABC):
     C-contiguous arrays of the table's dtype, `(n, push_width)` and `(n, pull_width)`.
 
     A key list that comes again and again is resolved once: `resolve` gives the numbers of its
-    rows, which `update_slots` and `read_slots` take for as long as `generation` stays the same.
+    rows, which `update_slots` and `read_slots` take for as long as `generation` stays the same;
+    of lists that it is told to `keep`, the store remembers them itself.
 
     Args:
         table: what the keys and values are.
@@ -43,6 +45,7 @@ class Store(ABC):
         self.generation = 0
         self.owned: tuple[int, ...] = ()
         self._initial = self.update.initial_row(self.dtype)
+        self._kept = ResolvedLists()
         self._rows: ValueArray = np.empty((0, self.update.columns), self.dtype)
         self._note_held(())
 
@@ -139,7 +142,7 @@ class Store(ABC):
         values = self._check_values(values, len(keys))
         if len(keys):
             # Making keys may move the rows to a larger array: find the keys first.
-            slots, first = self._place(keys, insert=True)
+            slots, first = self._locate(keys, insert=True)
             self.update.apply(self._rows, slots, first, values)
 
     def update_range(self, begin: int, end: int, values: ValueArray) -> None:
@@ -177,7 +180,8 @@ class Store(ABC):
         """
         self._check_out(out, len(keys))
         if len(keys):
-            self.update.read(self._rows, *self._place(keys, insert=False), out)
+            slots, first = self._locate(keys, insert=False)
+            self.update.read(self._rows, slots, first, out)
 
     def read_slots(self, slots: Slots, out: ValueArray) -> None:
         """Fill `out`, the table's dtype `(n, pull_width)`, with the values of resolved rows.
@@ -188,6 +192,33 @@ class Store(ABC):
         self._check_out(out, len(slots))
         if len(slots):
             self.update.read(self._rows, slots, 0, out)
+
+    def keep(self, keys: KeyArray) -> None:
+        """Resolve a list, uint64 `(n,)`, once for all times that this very array is given.
+
+        It must not change any more.
+        """
+        self._kept.keep(keys)
+
+    def forget(self, keys: KeyArray) -> None:
+        """Resolve a list each time again."""
+        self._kept.forget(keys)
+
+    def _locate(self, keys: KeyArray, insert: bool) -> tuple[Slots, int]:
+        """Return where keys are, as `_place` does, without a look-up if it is kept."""
+        kept = self._kept.find(keys)
+        if kept is None:
+            return self._place(keys, insert)
+        if kept.generation != self.generation:
+            kept.slots, kept.first = self._place(keys, insert)
+            # Keys that are absent may come into being.
+            is_whole = insert or self._are_present(kept.slots)
+            kept.generation = self.generation if is_whole else NEVER
+        return kept.slots, kept.first
+
+    def _are_present(self, slots: Slots) -> bool:
+        """Return whether keys with these slots exist."""
+        return True
 
     def _place(self, keys: KeyArray, insert: bool) -> tuple[Slots, int]:
         """Return where keys are, as update functions take it: slots, or the first row."""

@@ -111,6 +111,9 @@ class SparseStore(Store):
         each = self._directory.keys.itemsize + self._initial.nbytes
         return {"keys": self._directory.count, "bytes": slots * each + 4 * entries}
 
+    def _are_present(self, slots: Slots) -> bool:
+        return bool((slots != ABSENT).all())
+
     def _release(self, runs: list[Run]) -> None:
         """Give back the memory of slots whose keys are forgotten."""
         for first, last in runs:

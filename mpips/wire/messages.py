@@ -24,12 +24,16 @@ from mpips.wire.types import View
 
 
 class Coding(msgspec.Struct, frozen=True, array_like=True):
-    """How a filter has coded one array of a message; the last one is undone first."""
+    """How a filter has coded one array of a message; the last one is undone first.
+
+    `signature` is that of a key list which the receiver knows; see `mpips.filters.caching`.
+    """
 
     filter: str
     field: str
     dtype: str
     shape: tuple[int, ...]
+    signature: str = ""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -127,6 +131,17 @@ class Values(Message, frozen=True, tag=4):
     counts: list[int]
     clocks: list[list[tuple[int, int, int]]] = []
     coding: tuple[Coding, ...] = ()
+
+
+class Forgotten(Message, frozen=True, tag=60):
+    """Receiver to sender: I do not have the key list of this request; send it with the keys.
+
+    Nothing was done with the request, which is a `Push`, `Pull` or `Replicate`.
+    """
+
+    request: int
+    table: int
+    signature: str
 
 
 # -- Copies: owner <-> copy ----------------------------------------------------------------------
@@ -364,31 +379,7 @@ class Stopped(Message, frozen=True, tag=13):
 
 
 MESSAGES = (
-    Push,
-    PushAck,
-    Pull,
-    Values,
-    Call,
-    Return,
-    Progress,
-    Hello,
-    Start,
-    Ready,
-    Failed,
-    Stop,
-    Stopped,
-    Replicate,
-    Snapshot,
-    Replicated,
-    Joined,
-    Handed,
-    NewView,
-    Beat,
-    Kill,
-    Drop,
-    Save,
-    Copied,
-    Saved,
-    Ask,
-    Told,
-)
+    Push, PushAck, Pull, Values, Call, Return, Progress, Hello, Start, Ready, Failed, Stop, Stopped,
+    Replicate, Snapshot, Replicated, Joined, Handed, NewView, Beat, Kill, Drop, Save, Copied, Saved,
+    Ask, Told, Forgotten,
+)  # fmt: skip

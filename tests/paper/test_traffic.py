@@ -1,12 +1,15 @@
 """What replication costs on the wire, measured, against OSDI 2014, section 4.4 and figure 8."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
 import pytest
 
+from mpips.core import client, replication
 from mpips.core.task import Plan, Task
+from mpips.filters.caching import SentLists
 from mpips.node.app import App
 from mpips.node.kv import Worker
 from mpips.node.local import run_local
@@ -22,6 +25,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     push: str
     aggregate: bool = True
+    clocks: int = CLOCKS
 
 
 def keys_of(push: str, worker: int) -> KeyArray:
@@ -48,7 +52,7 @@ class Traffic(App):
 
     def plan(self) -> Plan:
         """Let all push."""
-        for _ in range(CLOCKS):
+        for _ in range(self.settings.clocks):
             yield Task(group="workers", function="push")
         return {}
 
@@ -68,6 +72,13 @@ def measure(push: str, workers: int, replicas: int, *more: str) -> dict[str, Any
     return counters
 
 
+@pytest.fixture
+def _all_keys_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no list be long enough to be remembered."""
+    for module in (client, replication):
+        monkeypatch.setattr(module, "SentLists", partial(SentLists, 10**9))
+
+
 def ratio(counters: dict[str, Any]) -> float:
     """Return the bytes that went to copies, in those that clients have pushed."""
     pushed = counters["bytes_push"] + counters["bytes_keys"]
@@ -77,6 +88,7 @@ def ratio(counters: dict[str, Any]) -> float:
 @pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("push", PUSHES)
+@pytest.mark.usefixtures("_all_keys_travel")
 def test_replication_after_aggregation_costs_the_union_over_the_sum_of_keys(
     push: str, workers: int, replicas: int
 ) -> None:
@@ -90,12 +102,14 @@ def test_replication_after_aggregation_costs_the_union_over_the_sum_of_keys(
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.usefixtures("_all_keys_travel")
 def test_replication_of_each_push_costs_k_times_the_pushes(replicas: int) -> None:
     """Section 4.4, figure 8, left: without aggregation each push goes to all copies."""
     counters = measure("equal", 4, replicas, "model.aggregate=false")
     assert ratio(counters) == pytest.approx(replicas, rel=0.05)
 
 
+@pytest.mark.usefixtures("_all_keys_travel")
 def test_traffic_is_that_of_the_roofline() -> None:
     """Each key of 8 bytes and each value of 8 bytes travels once per push, and once per copy."""
     workers = 4
@@ -109,3 +123,18 @@ def test_traffic_is_that_of_the_roofline() -> None:
     assert 0 < counters["bytes_control"] < 0.3 * once
     without = measure("equal", workers, 0)
     assert without["bytes_replication"] == 0
+
+
+@pytest.mark.parametrize("replicas", [0, 1])
+def test_keys_of_repeated_lists_travel_twice(replicas: int) -> None:
+    """Section 5.1, key caching: the second time a list is remembered, then its signature goes."""
+    workers, clocks = 2, 6
+    counters = measure("equal", workers, replicas, f"model.clocks={clocks}")
+    once = 8 * KEYS
+    assert counters["bytes_push"] == pytest.approx(workers * clocks * once, rel=0.05)
+    # Nobody forgets a list, so that nobody says so: of keys there are the lists, and no more.
+    assert counters["bytes_keys"] == 2 * workers * once
+    # To copies the values go each time, and the keys twice.
+    assert counters["bytes_replication"] == pytest.approx(
+        replicas * (clocks + 2) * once, rel=0.05
+    )

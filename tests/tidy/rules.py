@@ -15,7 +15,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": ((), ()),
     "config": (("errors",), ("msgspec",)),
     "wire": (("errors",), ("numpy", "msgspec")),
-    "filters": (("errors", "wire"), ("numpy", "numba", "msgspec", "lz4")),
+    "filters": (("errors", "wire"), ("numpy", "numba", "msgspec", "lz4", "xxhash")),
     "store": (("errors", "wire"), ("numpy", "numba", "msgspec")),
     "core": (("errors", "config", "wire", "filters", "store"), ("numpy", "msgspec")),
     "transport": (("errors",), ("numpy", "mpi4py")),

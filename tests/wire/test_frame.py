@@ -19,6 +19,7 @@ from mpips.wire.messages import (
     Copied,
     Drop,
     Failed,
+    Forgotten,
     Handed,
     Hello,
     Joined,
@@ -85,6 +86,7 @@ def examples(rng: np.random.Generator) -> Iterator[Message]:
                    clocks=np.zeros((2, 3), np.int64), keys=None, rows=values,
                    before=[None, Before(2, 1, 0, 0, keys, values)], **head)
     yield Replicated(request=5, **head)
+    yield Forgotten(request=5, table=1, signature="0f" * 16, **head)
     yield Beat(moved=[0, 3], **head)
     yield Kill(node=4, **head)
     yield Save(number=3, folder="/x", **head)
