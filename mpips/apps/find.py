@@ -13,6 +13,7 @@ LINEAR: Final = {
     "diagonal": "mpips.apps.linear.diagonal:DiagonalLinear",
     "delayed": "mpips.apps.linear.delayed:DelayedLinear",
     "ftrl": "mpips.apps.linear.ftrl:FtrlLinear",
+    "local-ftrl": "mpips.apps.linear.local:LocalFtrlLinear",
     "adagrad": "mpips.apps.linear.adagrad:AdaGradLinear",
     "adarevision": "mpips.apps.linear.adagrad:AdaRevisionLinear",
 }

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--scale-rows", action="store_true", help="have readers scale rows to length 1")
     add("--nan", choices=("error", "drop", "zero"), default="error", help=
         "a value that is NaN or infinite: refuse it, drop its row, or make it 0")  # fmt: skip
+    add("--unpacked", action="store_true", help="larger files, which are read five times as fast")
     add("--sort", action="store_true", help="sort rows whose indices do not rise")
 
 
@@ -47,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         sort=arguments.sort,
     )
     line = ProgressLine()
-    done = convert(arguments.inputs, arguments.output, options, scaling, line.show)
+    files = arguments.inputs, arguments.output
+    done = convert(*files, options, scaling, line.show, packed=not arguments.unpacked)
     line.clear()
     # Say what came of it, and what did not come along.
     seconds = max(time.monotonic() - line.start, 1e-9)

@@ -5,8 +5,9 @@ The layout, `mpips-data/1`::
     /X/indptr  int64 (n + 1,)     /X/indices  int32 or int64 (nnz,)     /X/data  (nnz,)
     /obs/label  (n,)              /var/_index  names of the features, where there are any
 
-in chunks of 65,536 elements, each shuffled, packed by gzip and with a checksum; the structures that
-hold them carry checksums too. Columns count from 0 and rise within a row.
+in chunks of 65,536 elements, each shuffled, packed by gzip and with a checksum, or with a checksum
+alone; the structures that hold them carry checksums too. Columns count from 0 and rise within a
+row.
 """
 
 import functools
@@ -29,6 +30,7 @@ __all__ = ["CsrFile", "CsrRows", "CsrWriter"]
 
 SCAN = 16 * CHUNK
 SCALINGS = ("none", "unit")
+DATA_SETS = ("X/indptr", "X/indices", "X/data", "obs/label")
 EXPECTED = "Expected mpips training data, or an AnnData file with a csr_matrix /X and /obs/label."
 
 
@@ -77,6 +79,8 @@ class CsrFile:
                 self._check_layout()
                 self._check_shapes()
                 self.attributes = self._read_attributes()
+                # While they are open HDF5 keeps their last chunks, in which the next rows begin.
+                self._kept = [self._file[name] for name in DATA_SETS]
             self._check_starts()
         except BaseException:
             self._file.close()
@@ -131,9 +135,8 @@ class CsrFile:
         # Check before scaling, so that messages name what is in the file.
         indptr = starts - low
         self._check_rows(begin, indptr, indices, data)
-        values = data.astype(np.float64, copy=False)
-        if scaled and self.row_scaling == "unit":
-            values = rows.unit_lengths(indptr, values)
+        is_scaled = scaled and self.row_scaling == "unit"
+        values = rows.unit_lengths(indptr, data, dtype) if is_scaled else data
         index_dtype = np.int64 if self.n_features >= 2**31 else np.int32
         return CsrRows(
             indptr,
@@ -220,7 +223,7 @@ class CsrFile:
         if not isinstance(matrix, h5py.Group) or encoding != "csr_matrix":
             kind = "no /X" if matrix is None else f"/X is {encoding or 'not a csr_matrix'}"
             raise self._bad(f"no training data: {kind}", "", EXPECTED)
-        for name in ("X/indptr", "X/indices", "X/data", "obs/label"):
+        for name in DATA_SETS:
             item = file.get(name)
             kinds = "iu" if name in ("X/indptr", "X/indices") else "iufb"
             if item is None:

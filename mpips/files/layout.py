@@ -24,6 +24,9 @@ FILTERS: dict[str, Any] = {
     "fletcher32": True,
 }
 
+# Where reading must be fast: inflating takes five times as long as all else.
+UNPACKED: dict[str, Any] = {"chunks": (CHUNK,), "fletcher32": True}
+
 Attribute = str | int | float | npt.NDArray[Any]
 
 

@@ -106,6 +106,7 @@ def convert(
     options: TextOptions,
     row_scaling: str = "none",
     report: Callable[[int, int], None] = lambda rows, size: None,
+    packed: bool = True,
 ) -> Progress:
     """Convert libsvm text to training data in one pass.
 
@@ -115,6 +116,7 @@ def convert(
         options: how to read them.
         row_scaling: "unit" notes that readers are to scale rows to length 1.
         report: called after each block with the rows and bytes so far.
+        packed: as for `CsrWriter`.
 
     Returns:
         What was read and left out.
@@ -126,7 +128,8 @@ def convert(
     Memory: about 60 bytes for each byte of a block of 4 MiB, or of the longest line.
     """
     progress = Progress()
-    with CsrWriter(output, options.n_features, {"row_scaling": row_scaling}) as writer:
+    attributes = {"row_scaling": row_scaling}
+    with CsrWriter(output, options.n_features, attributes, packed=packed) as writer:
         for path in paths:
             for part in read_parts(path, options, progress):
                 writer.append(part.lengths, part.indices, part.values, part.labels)

@@ -1,7 +1,8 @@
 """A logical worker's part of the training data, read from HDF5 in row ranges."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from mpips.files.many import CsrFiles
 
 READ_ROWS = 16384
+SEEN_MAX = 2**20
+"""So many numbers stay in cache, more or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +31,14 @@ class Batch:
         keys: uint64 `(k,)`, the columns that occur, sorted.
         indptr: int64 `(rows + 1,)`, from 0: row i has the nonzeros `[indptr[i], indptr[i + 1])`.
         columns: int32 `(nnz,)`; column j is `keys[j]`.
-        values: float64 `(nnz,)`, finite.
+        values: float64 `(nnz,)`, or float32 where that was asked for; finite.
         labels: float64 `(rows,)`: -1 or +1.
     """
 
     keys: KeyArray
     indptr: npt.NDArray[np.int64]
     columns: npt.NDArray[np.int32]
-    values: npt.NDArray[np.float64]
+    values: npt.NDArray[Any]
     labels: npt.NDArray[np.float64]
 
     @property
@@ -75,14 +78,21 @@ class Shard:
         return self._data.read(self.begin, self.end, classes=self._classes)
 
     def minibatches(
-        self, rows: int, begin: int = 0, end: int | None = None
+        self,
+        rows: int,
+        begin: int = 0,
+        end: int | None = None,
+        dtype: npt.DTypeLike = np.float64,
     ) -> Iterator[Batch]:
-        """Yield the rows in order, so many at a time; memory holds `READ_ROWS` rows or one batch.
+        """Yield the rows in order, so many at a time.
+
+        A thread reads ahead and renumbers: memory holds twice `READ_ROWS` rows, or two batches.
 
         Args:
             rows: of a minibatch; the last one may have fewer.
             begin: the first minibatch, from 0.
             end: the one after the last, if there are so many; None: all.
+            dtype: of the values: float64 or float32.
 
         Raises:
             DataError: a row is damaged or makes no sense.
@@ -90,16 +100,35 @@ class Shard:
         first = self.begin + begin * rows
         last = self.end if end is None else min(self.end, self.begin + end * rows)
         stride = max(1, READ_ROWS // rows) * rows
-        for low in range(first, last, stride):
-            part = self._data.read(low, min(low + stride, last), classes=self._classes)
-            yield from cut_batches(part, rows)
+        lows = range(first, last, stride)
+        seen = np.zeros(self.n_features if self.n_features <= SEEN_MAX else 0, np.int32)
+
+        def make(low: int) -> list[Batch]:
+            part = self._data.read(low, min(low + stride, last), dtype, self._classes)
+            return list(cut_batches(part, rows, seen))
+
+        for batches in _ahead(make, lows):
+            yield from batches
 
 
-def cut_batches(part: "CsrRows", rows: int) -> Iterator[Batch]:
+def _ahead(make: Callable[[int], Any], numbers: Sequence[int]) -> Iterator[Any]:
+    """Yield what a function makes of each number, the next one being made meanwhile."""
+    if len(numbers) < 2:
+        yield from map(make, numbers)
+        return
+    with ThreadPoolExecutor(1, "reader") as reader:
+        made = reader.submit(make, numbers[0])
+        for number in numbers[1:]:
+            now, made = made, reader.submit(make, number)
+            yield now.result()
+        yield made.result()
+
+
+def cut_batches(part: "CsrRows", rows: int, seen: npt.NDArray[np.int32]) -> Iterator[Batch]:
     """Yield some rows, so many at a time, columns renumbered; arrays are views of larger ones.
 
-    The columns of all minibatches are renumbered by one call. The arrays are plain ones: for a
-    hundred rows, making a scipy matrix takes longer than all of this.
+    The columns of all minibatches are renumbered by one call; `seen` is its scratch. The arrays
+    are plain ones: for a hundred rows, making a scipy matrix takes longer than all of this.
     """
     from mpips.store.kernels.keys import number_columns
 
@@ -108,16 +137,15 @@ def cut_batches(part: "CsrRows", rows: int) -> Iterator[Batch]:
     starts = part.indptr[lows]
     keys, columns = np.empty(nnz, np.uint64), np.empty(nnz, np.int32)
     key_starts = np.empty(len(starts), np.int64)
-    number_columns(starts, part.indices, keys, key_starts, columns)
+    number_columns(starts, part.indices, seen, keys, key_starts, columns)
 
-    values = part.data.astype(np.float64, copy=False)
     edges = zip(lows.tolist(), starts.tolist(), key_starts.tolist(), strict=True)
     for (low, begin, first), (high, end, last) in itertools.pairwise(edges):
         yield Batch(
             keys[first:last],
             part.indptr[low : high + 1] - begin,
             columns[begin:end],
-            values[begin:end],
+            part.data[begin:end],
             part.labels[low:high],
         )
 

@@ -32,14 +32,19 @@ class Net:
         """Return what the clock shows."""
         return self.seconds
 
-    def pull(self, table: str, keys: np.ndarray[Any, Any]) -> Pending:
+    def pull(self, table: str, keys: np.ndarray[Any, Any], clocks: bool = False) -> Pending:
         """Start something that will be answered by zeros."""
         pending = Pending(len(self.due), 0)
         self.due[pending] = self.seconds + self.latency, np.zeros(len(keys), np.float32)
         return pending
 
     def push_pull(
-        self, table: str, keys: np.ndarray[Any, Any], values: Any, clock: int = 0
+        self,
+        table: str,
+        keys: np.ndarray[Any, Any],
+        values: Any,
+        clock: int = 0,
+        clocks: bool = False,
     ) -> Pending:
         """Start a pull; the values go nowhere."""
         return self.pull(table, keys)

@@ -72,6 +72,40 @@ def test_chunks_are_packed_and_carry_checksums(sample: Sample, tmp_path: Path) -
         assert bytes(file.attrs["format"]) == b"mpips-data/1"
 
 
+def test_unpacked_rows_are_the_same_and_carry_checksums(sample: Sample, tmp_path: Path) -> None:
+    with CsrFile(sample.write(tmp_path / "a.h5")) as data:
+        rows = data.read(0, data.n_rows)
+        with CsrWriter(tmp_path / "b.h5", data.n_features, packed=False) as writer:
+            writer.append(np.diff(rows.indptr), rows.indices, rows.data, rows.labels)
+    with CsrFile(tmp_path / "b.h5") as data:
+        other = data.read(0, data.n_rows)
+    for name in ("indptr", "indices", "data", "labels"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(rows, name))
+    with h5py.File(tmp_path / "b.h5") as file:
+        for name in ("X/indptr", "X/indices", "X/data", "obs/label"):
+            assert (file[name].fletcher32, file[name].compression) == (True, None)
+
+
+@pytest.mark.parametrize("stored", [np.uint8, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("read", [np.float64, np.float32])
+def test_scaled_rows_are_rounded_once(
+    stored: type, read: type, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    lengths = rng.integers(0, 6, 50)
+    columns = np.concatenate([np.sort(rng.choice(9, n, replace=False)) for n in lengths])
+    values = rng.integers(0, 4, len(columns))
+    with CsrWriter(tmp_path / "a.h5", 9, {"row_scaling": "unit"}, stored) as writer:
+        writer.append(lengths, columns, values, np.ones(50))
+    with CsrFile(tmp_path / "a.h5") as data:
+        found = data.read(0, 50, read)
+    # A row's squares are whole numbers: their sum is exact in any order.
+    row = np.repeat(np.arange(50), lengths)
+    norms = np.sqrt(np.bincount(row, values.astype(float) ** 2, 50))
+    norms[norms == 0] = 1.0
+    assert found.data.dtype == read
+    np.testing.assert_array_equal(found.data, (values / norms[row]).astype(read))
+
+
 def test_the_structure_carries_checksums_too(sample: Sample, tmp_path: Path) -> None:
     # A superblock of version 3 is that of HDF5 1.10, whose headers and indices are checked.
     assert sample.write(tmp_path / "a.h5").read_bytes()[8] == 3

@@ -8,11 +8,13 @@ import pytest
 from mpips.store.kernels.keys import number_columns, unite
 
 
-def number(starts, columns):
+def number(starts, columns, seen=0):
     """Return the keys of each minibatch and the place of each column among them."""
+    # Scratch holds whatever was left in it.
+    scratch = np.random.default_rng(1).integers(-5, len(columns), seen).astype(np.int32)
     keys, places = np.empty(len(columns), np.uint64), np.full(len(columns), -1, np.int32)
     key_starts = np.full(len(starts), -1, np.int64)
-    number_columns(np.array(starts), columns, keys, key_starts, places)
+    number_columns(np.array(starts), columns, scratch, keys, key_starts, places)
     assert key_starts[0] == 0
     return [keys[a:b] for a, b in itertools.pairwise(key_starts)], places
 
@@ -27,6 +29,10 @@ def test_columns_are_numbered_by_their_places_among_the_distinct_ones(limit, dty
     columns[500:600] = columns[600:700]
     columns[-1] = limit - 1
     keys, places = number(starts, columns)
+    if limit < 2**17:
+        other_keys, other_places = number(starts, columns, limit)
+        assert [k.tolist() for k in other_keys] == [k.tolist() for k in keys]
+        assert np.array_equal(other_places, places)
     for begin, end, found in zip(starts[:-1], starts[1:], keys, strict=True):
         assert found.tolist() == sorted(set(columns[begin:end].tolist()))
         assert np.array_equal(found[places[begin:end]], columns[begin:end].astype(np.uint64))

@@ -36,7 +36,7 @@ class AdaGradLinear(StreamLinear):
         """Return AdaGrad, with a minibatch's share of l1."""
         s = self.settings
         rows = self.job.facts["rows"] * (s.passes or 1)
-        share = min(s.minibatch / max(rows, 1), 1.0)
+        share = min(self.minibatch / max(rows, 1), 1.0)
         return self.name, {"lr": s.alpha, "beta": s.beta, "l1": s.l1 * share}
 
 
@@ -50,6 +50,8 @@ class AdaRevisionLinear(AdaGradLinear):
 
     Source: McMahan and Streeter, NIPS 2014.
     """
+
+    push_width: ClassVar[int] = 2
 
     name: ClassVar[str] = "adarevision"
 

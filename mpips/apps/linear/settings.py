@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mpips.config import Count, Section
+from mpips.config import Section
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegativeCount = Annotated[int, msgspec.Meta(ge=0)]
@@ -21,9 +21,10 @@ class Settings(Section, frozen=True, kw_only=True):
         solver: "exact": blocks with their whole Hessian, few steps, for every kind of data;
             "diagonal": the block proximal gradient method of Li et al. (NIPS 2014), many cheap
             steps; "delayed": plain proximal gradient steps of blocks, with `sync.max_delay` of them
-            under way; "ftrl": streams over the rows once or a few times, approximate; "adagrad":
-            streams too, hardly any weight is zero; "adarevision": the same, revising its steps
-            where gradients come late: for many workers.
+            under way; "ftrl": streams over the rows once or a few times, approximate;
+            "local-ftrl": the same, but the workers take the steps, row by row, which is faster;
+            "adagrad": streams too, hardly any weight is zero; "adarevision": the same, revising
+            its steps where gradients come late: for many workers.
         l1: the weight of |w|_1. Larger: fewer nonzero weights (adagrad, adarevision: smaller
             ones; rare columns feel little of it).
         tolerance: exact, diagonal: stop when the relative duality gap is as small (where l1 is 0:
@@ -41,11 +42,14 @@ class Settings(Section, frozen=True, kw_only=True):
         alpha: streams: length of a step. "adarevision" wants and bears longer ones: on a9a 0.3
             is best for it, 0.1 for the others.
         beta: streams: keeps the first steps short; above 0 for adagrad and adarevision.
-        l2: ftrl: the weight of |w|^2 / 2.
-        minibatch: streams: rows that a worker computes with between a pull and a push.
+        l2: ftrl, local-ftrl: the weight of |w|^2 / 2.
+        minibatch: streams: rows that a worker computes with between a pull and a push; 0: 100; for
+            local-ftrl 4000 of one worker alone, and 1000 of all logical workers together.
     """
 
-    solver: Literal["exact", "diagonal", "delayed", "ftrl", "adagrad", "adarevision"] = "exact"
+    solver: Literal[
+        "exact", "diagonal", "delayed", "ftrl", "local-ftrl", "adagrad", "adarevision"
+    ] = "exact"
     l1: NotNegative = 1.0
     tolerance: Positive = 1e-6
     passes: NotNegativeCount = 0
@@ -55,4 +59,4 @@ class Settings(Section, frozen=True, kw_only=True):
     alpha: Positive = 0.1
     beta: NotNegative = 1.0
     l2: NotNegative = 0.0
-    minibatch: Count = 100
+    minibatch: NotNegativeCount = 0

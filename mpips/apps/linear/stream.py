@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -59,12 +59,23 @@ class StreamLinear(App):
     the rows of the unfinished pass again: the servers take what they have had before no second
     time, but the losses of these rows are then those of a model that knows them.
 
-    A solver gives `update`, and where a pull brings more than weights, `weights` and `pushed`. A
-    gradient of 0 must change nothing on its servers, whatever is pushed with it.
+    A solver gives `update`, and where a pull brings more than weights, `weights` and `pushed`; or
+    it learns in its own way, by `learn`. A push of zeros must change nothing on its servers.
+
+    Attributes:
+        width: of the table.
+        push_width: the number of values that are pushed for a key.
+        dtype: of the rows' values.
+        keeps_changes: whether `learn` keeps in each step what was pushed for it.
+        minibatch: the rows of a minibatch.
     """
 
     Settings = Settings
     mode = "eventual"
+    width: ClassVar[int] = 1
+    push_width: ClassVar[int] = 1
+    dtype: ClassVar[type[np.floating]] = np.float64
+    keeps_changes: ClassVar[bool] = False
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -77,6 +88,9 @@ class StreamLinear(App):
         if self.is_bounded and delay == "auto":
             what = f"the solver {solver} does not pick its delay"
             raise ConfigError(what, "sync.max_delay", "Give a number of minibatches.")
+        self.minibatch = self.settings.minibatch or self.default_minibatch()
+        # Only where the answer may have more than the pushes before it.
+        self.wants_clocks = self.keeps_changes and self.is_bounded
         # How many minibatches' weights are on their way, and what that leaves of the delay.
         self.ahead = 1 if self.is_bounded and not delay else 2
         self.max_delay = int(delay) - self.ahead + 1 if self.is_bounded else 0
@@ -103,6 +117,26 @@ class StreamLinear(App):
         """
         return gradient
 
+    def default_minibatch(self) -> int:
+        """Return the rows of a minibatch, where the user does not say."""
+        return 100
+
+    def learn(self, worker: Worker, step: "Step", pulled: ValueArray) -> tuple[float, ValueArray]:
+        """Return the sum of a minibatch's losses, and what to push for its keys.
+
+        Args:
+            worker: the logical worker.
+            step: the minibatch.
+            pulled: what a pull has brought for its keys, `(k,)` or `(k, pull width)`.
+        """
+        from mpips.apps.linear.kernels.stream import add_gradient
+
+        batch = step.batch
+        gradient, w = np.zeros(len(batch.keys)), self.weights(pulled)
+        rows = batch.indptr, batch.columns, batch.values, batch.labels
+        loss = add_gradient(*rows, w, gradient)
+        return loss, self.pushed(gradient, pulled)
+
     # -- The scheduler ---------------------------------------------------------------------------
 
     def tables(self) -> list[Table]:
@@ -111,7 +145,13 @@ class StreamLinear(App):
         size, mode = self.job.facts["features"], self.sync_mode
         segments = segment_count(size, self.job.config.run.servers)
         table = Table(
-            name="w", size=size, segments=segments, dtype="f4", update=update, settings=settings
+            name="w",
+            size=size,
+            width=self.width,
+            segments=segments,
+            dtype="f4",
+            update=update,
+            settings=settings,
         )
         return [replace(table, mode=mode, max_delay=self.max_delay)]
 
@@ -150,7 +190,7 @@ class StreamLinear(App):
             count: minibatches of whoever has most.
             clock: of the first one, where there are clocks.
         """
-        size = max(1, PIECE_ROWS // self.settings.minibatch)
+        size = max(1, PIECE_ROWS // self.minibatch)
         found: list[dict[str, Any]] = []
         for begin in range(0, max(1, count), size):
             arguments = {"begin": begin, "end": begin + size}
@@ -168,10 +208,11 @@ class StreamLinear(App):
     def needs(self, rows: int, nonzeros: int) -> Needs:
         """Return the rows that are read at once, and the columns of two minibatches."""
         mean = nonzeros / max(rows, 1)
-        read = int(min(rows, max(READ_ROWS, self.settings.minibatch)) * mean)
-        columns = int(2 * self.settings.minibatch * mean)
+        read = int(min(rows, max(READ_ROWS, self.minibatch)) * mean)
+        columns = int(2 * self.minibatch * mean)
         return Needs(
-            worker_bytes=read * 12 + columns * 100,
+            # Rows are read ahead, and their columns numbered in another array.
+            worker_bytes=2 * read * 32 + columns * 100,
             push_keys={"w": min(columns, self.job.facts["features"])},
         )
 
@@ -196,7 +237,7 @@ class StreamLinear(App):
         """Return how many minibatches this worker has."""
         assert worker.shard is not None, "linear models need training data"
         rows = worker.shard.end - worker.shard.begin
-        return int(-(-rows // self.settings.minibatch))
+        return int(-(-rows // self.minibatch))
 
     async def stream(
         self, worker: Worker, begin: int = 0, end: int | None = None, first: int = 0, last: int = 0
@@ -214,41 +255,35 @@ class StreamLinear(App):
             `rows`, `minibatches`, the sum of the rows' losses `loss_sum`, and in seconds `pull_s`
             and `hidden_s` as in `Overlap`.
         """
-        from mpips.apps.linear.kernels.stream import add_gradient
-
         assert worker.shard is not None, "linear models need training data"
         self._weights = None
         done: dict[str, float] = {"rows": 0, "minibatches": 0, "loss_sum": 0.0}
         reported, overlap = 0.0, Overlap(worker.now)
         passed = self._passed if begin else (0.0, 0.0)
-        batches = worker.shard.minibatches(self.settings.minibatch, begin, end)
+        batches = worker.shard.minibatches(self.minibatch, begin, end, self.dtype)
         # While a minibatch is computed, the weights of the next one are on their way.
         ahead: deque[Step] = deque()
         for batch in islice(batches, self.ahead):
-            ahead.append(Step(batch, worker.pull("w", batch.keys)))
+            pending = worker.pull("w", batch.keys, clocks=self.wants_clocks)
+            ahead.append(Step(batch, pending, unseen=tuple(ahead)))
             overlap.start(ahead[-1].pending)
         pushes: list[Pending] = []
         clock = first
         while ahead:
             step = ahead.popleft()
-            batch, pulled = step.batch, step.part(await overlap.wait(step.pending))
-            gradient = np.zeros(len(batch.keys))
-            done["loss_sum"] += add_gradient(
-                batch.indptr,
-                batch.columns,
-                batch.values,
-                batch.labels,
-                self.weights(pulled),
-                gradient,
-            )
-            done["rows"] += len(batch.labels)
+            pulled = step.part(await overlap.wait(step.pending))
+            step.clock = clock
+            loss, values = self.learn(worker, step, pulled)
+            done["loss_sum"] += loss
+            done["rows"] += len(step.batch.labels)
             done["minibatches"] += 1
-            values = self.pushed(gradient, pulled)
             if (later := next(batches, None)) is not None:
-                ahead.append(push_pull(worker, batch, values, later, clock))
+                new = push_pull(worker, step, values, later, self.wants_clocks)
+                new.unseen, step.unseen = tuple(ahead), ()
+                ahead.append(new)
                 overlap.start(ahead[-1].pending)
             else:
-                pushes.append(worker.push("w", batch.keys, values, clock=clock))
+                pushes.append(worker.push("w", step.batch.keys, values, clock=clock))
             clock += bool(first)
             if done["rows"] - reported >= ROWS_BETWEEN_REPORTS:
                 reported = done["rows"]
@@ -256,7 +291,7 @@ class StreamLinear(App):
                 worker.progress(rows=rows, loss_sum=loss_sum)
         # Nobody shall wait for minibatches that this worker does not have.
         if first and clock <= last:
-            none = self.pushed(np.zeros(0), np.zeros((0, 2), np.float32))
+            none = np.zeros((0, self.push_width), np.float32)
             pushes.append(worker.push("w", np.zeros(0, np.uint64), none, clock=last))
         await worker.wait(*pushes)
         self._passed = passed[0] + done["rows"], passed[1] + done["loss_sum"]
@@ -293,7 +328,7 @@ def segment_count(size: int, servers: int) -> int:
     return max(1, min(SEGMENTS_PER_SERVER * servers, -(-size // SEGMENT_KEYS_MIN)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
     """A minibatch whose weights are on their way.
 
@@ -301,38 +336,47 @@ class Step:
         batch: the minibatch.
         pending: what brings its weights, perhaps among others.
         places: integers `(k,)`: where they are in what it brings; None: they are all of it.
+        unseen: this worker's minibatches whose pushes are not in what it brings; in bounded mode
+            those of them whose `clock` is not in `pending.clocks` yet, if these were asked for.
+        clock: of its push; 0: there are no clocks.
+        change: float32 `(k, push width)`: what was pushed for it, if the solver keeps changes.
     """
 
     batch: Batch
     pending: Pending
     places: npt.NDArray[np.int64] | None = None
+    unseen: "tuple[Step, ...]" = ()
+    clock: int = 0
+    change: ValueArray | None = None
 
     def part(self, values: ValueArray) -> ValueArray:
         """Return what was brought for the minibatch's columns, `(k,)` or `(k, pull width)`."""
-        return values if self.places is None else values[self.places]
+        return values if self.places is None else values.take(self.places, axis=0)
 
 
 def push_pull(
-    worker: Worker, batch: Batch, values: ValueArray, later: Batch, clock: int = 0
+    worker: Worker, step: Step, values: ValueArray, later: Batch, clocks: bool = False
 ) -> Step:
     """Push for a minibatch and pull a later one's weights, in one round trip.
 
-    The keys are those of both: gradients of 0 change nothing. Each message costs far more than
-    the computing on a hundred rows.
+    The keys are those of both: zeros change nothing. Each message costs far more than the
+    computing on a hundred rows.
 
     Args:
         worker: the logical worker.
-        batch: the minibatch.
+        step: the minibatch.
         values: what to push for its keys, `(k,)` or `(k, push width)`.
         later: the other one.
-        clock: of the push; 0: the next one.
+        clocks: whether to ask which pushes are in the answer.
     """
     from mpips.store.kernels.keys import unite
 
-    room = len(batch.keys) + len(later.keys)
+    own = step.batch.keys
+    room = len(own) + len(later.keys)
     columns = values if values.ndim > 1 else values[:, None]
     keys, pushed = np.empty(room, np.uint64), np.empty((room, columns.shape[1]), np.float32)
     places = np.empty(len(later.keys), np.int64)
-    count = unite(batch.keys, columns, later.keys, keys, pushed, places)
-    pending = worker.push_pull("w", keys[:count], pushed[:count], clock=clock)
+    count = unite(own, columns, later.keys, keys, pushed, places)
+    keys, pushed = keys[:count], pushed[:count]
+    pending = worker.push_pull("w", keys, pushed, clock=step.clock, clocks=clocks)
     return Step(later, pending, places)

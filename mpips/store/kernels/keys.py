@@ -2,7 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
+from numba import njit, types
 
 from mpips.store.kernels.signatures import FLOATS, KEYS, compiled, rows, values_in
 from mpips.wire.types import ValueArray
@@ -14,10 +14,32 @@ _INT32_OUT = types.Array(types.int32, 1, "C")
 _INT64_OUT = types.Array(types.int64, 1, "C")
 
 
-@compiled(*[(_STARTS, c, _KEYS_OUT, _INT64_OUT, _INT32_OUT) for c in _COLUMNS])
+@njit
+def _list_distinct(
+    columns: npt.NDArray[np.integer],
+    seen: npt.NDArray[np.int32],
+    found: npt.NDArray[np.uint64],
+    places: npt.NDArray[np.int32],
+) -> int:
+    """Write the distinct columns as they come, and each one's place; return how many they are."""
+    count = 0
+    for i in range(len(columns)):
+        column = columns[i]
+        # What is left from before does not lead to this column.
+        place = seen[column]
+        if place < 0 or place >= count or found[place] != np.uint64(column):
+            place = count
+            found[count], seen[column] = column, count
+            count += 1
+        places[i] = place
+    return count
+
+
+@compiled(*[(_STARTS, c, _INT32_OUT, _KEYS_OUT, _INT64_OUT, _INT32_OUT) for c in _COLUMNS])
 def number_columns(
     starts: npt.NDArray[np.int64],
     columns: npt.NDArray[np.integer],
+    seen: npt.NDArray[np.int32],
     keys: npt.NDArray[np.uint64],
     key_starts: npt.NDArray[np.int64],
     places: npt.NDArray[np.int32],
@@ -27,26 +49,34 @@ def number_columns(
     Args:
         starts: int64 `(minibatches + 1,)`: minibatch b has the columns `[starts[b], starts[b+1])`.
         columns: int32 or int64 `(nnz,)`, not negative.
+        seen: int32, larger than the largest column: scratch, of any content; or `(0,)`.
         keys: uint64 `(nnz,)`: its front is written, minibatch after minibatch.
         key_starts: int64 `(minibatches + 1,)`: where each minibatch's keys begin.
         places: int32 `(nnz,)`.
 
     Cost: a radix sort of each minibatch by bytes, which has no branch to be foretold wrongly, as
-    a hash table has where half of the columns are new.
+    a hash table has where half of the columns are new. With `seen`, which pays where it stays in
+    cache, the distinct columns alone are sorted.
     """
     most = 0
     for b in range(len(starts) - 1):
         most = max(most, starts[b + 1] - starts[b])
     now, later = np.empty(most, np.uint64), np.empty(most, np.uint64)
     at, at_later = np.empty(most, np.int32), np.empty(most, np.int32)
+    ranks = np.empty(most, np.int32)
     counts = np.empty(256, np.int64)
     key_starts[0] = 0
     for b in range(len(starts) - 1):
-        low, count = starts[b], starts[b + 1] - starts[b]
+        low, high = starts[b], starts[b + 1]
+        count = high - low
+        if len(seen):
+            count = _list_distinct(columns[low:high], seen, now, places[low:high])
+        else:
+            for i in range(count):
+                now[i] = columns[low + i]
         largest = np.uint64(0)
         for i in range(count):
-            now[i], at[i] = columns[low + i], i
-            largest = max(largest, now[i])
+            at[i], largest = i, max(largest, now[i])
 
         # Sort by eight bits after eight; what is equal in them keeps its order.
         shift = np.uint64(0)
@@ -71,7 +101,9 @@ def number_columns(
         for i in range(count):
             number += i == 0 or now[i] != now[i - 1]
             keys[first + number] = now[i]
-            places[low + at[i]] = number
+            ranks[at[i]] = number
+        for i in range(low, high):
+            places[i] = ranks[places[i] if len(seen) else i - low]
         key_starts[b + 1] = first + number + 1
 
 
