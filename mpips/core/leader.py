@@ -153,7 +153,7 @@ class Leader:
         start = self._stored.get(node, 0)
         entries = [] if self._waits_for(node) else self.log[start:]
         self._sent[node] = max(start + len(entries), self._sent.get(node, 0))
-        return Propose(ballot=self.ballot, start=start, entries=entries, decided=self.decided)
+        return Propose(ballot=self.ballot, start=start, entries=entries)
 
 
 class Candidate:

@@ -7,7 +7,7 @@ from typing import Final
 from mpips.core.acceptor import Acceptor
 from mpips.core.detector import Detector
 from mpips.core.gate import Gate
-from mpips.core.leader import Group, Leader
+from mpips.core.leader import Group, Leader, is_majority
 from mpips.core.machine import Effect
 from mpips.wire.types import make_epoch
 from mpips.wire.voting import Accepted, Promise, Propose, Refused
@@ -15,6 +15,8 @@ from mpips.wire.voting import Accepted, Promise, Propose, Refused
 BEAT_S_MAX: Final = 1.0
 BEATS_IN_A_SILENCE: Final = 8
 SILENCES_WITHOUT_ANSWER: Final = 2
+CUT_OFF: Final = 0.5
+"""After which share of a silence of most acceptors it is the scheduler that is cut off."""
 
 
 class Mandate:
@@ -38,6 +40,8 @@ class Mandate:
         self._beat_s = min(BEAT_S_MAX, silence_s / BEATS_IN_A_SILENCE)
         self._answers = Detector((), SILENCES_WITHOUT_ANSWER * silence_s)
         self._deaf: set[int] = set()
+        # By acceptor: when it was last seen alive.
+        self._heard: dict[int, float] = {}
         self._next_beat = -math.inf
 
     @property
@@ -57,6 +61,12 @@ class Mandate:
         # answers, though its process lives, has been told that this node is dead.
         silent = self._deaf if self.leader.is_settled else self._silent | self._deaf
         return not self.leader.can_decide(self._dead.union(silent, self.leader.refused))
+
+    def hears(self, now: float) -> bool:
+        """Return whether a majority of the acceptors has been alive lately, as far as is known."""
+        latest = now - CUT_OFF * self._silence_s
+        alive = {node for node, heard in self._heard.items() if heard >= latest}
+        return is_majority({self._node, *alive}, self.leader.group)
 
     def pass_on(self, effects: Iterable[Effect]) -> list[Effect]:
         """Return what may happen now; hold back what is behind a decision."""
@@ -81,6 +91,8 @@ class Mandate:
                 self._silent.discard(node)
                 self._detector.add(now, node)
             self._detector.heard(now, node)
+            if node in self._watched:
+                self._heard[node] = now
 
     def lose(self, nodes: Collection[int]) -> None:
         """Note nodes that are dead."""
@@ -93,6 +105,7 @@ class Mandate:
             for node in set(group).difference(self._watched, {self._node}):
                 self._detector.add(now, node)
                 self._answers.add(now, node)
+                self._heard[node] = now
             self._watched = group
         self._silent.update(self._detector.tick(now))
         self._deaf.update(self._answers.tick(now))

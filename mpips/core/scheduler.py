@@ -22,6 +22,7 @@ from mpips.core.task import Plan, SetDelay
 from mpips.errors import MpipsError, RanksLostError
 from mpips.wire.messages import Message
 from mpips.wire.quiet import Drained, GoOn, Shrink, Shrunk
+from mpips.wire.types import make_epoch
 from mpips.wire.voting import Accepted, Begun, Done, Entry, Over, Promise, Propose, Refused
 
 __all__ = ["FORMING_S_MAX", "STOPPED_AT_CHECKPOINT", "STOPPING_S_MAX", "SchedulerMachine"]
@@ -107,7 +108,13 @@ class SchedulerMachine(Conductor):
 
     def save_in(self, now: float, folder: str) -> list[Effect]:
         """Have all servers and workers write their parts of a checkpoint to a folder."""
-        return self._pass_on(now, self._save_in(now, folder))
+        if self.state != "running":
+            return []
+        # Somebody may have died while this was waiting for decisions before it: whoever acts now
+        # in its place has nothing yet that could be kept.
+        is_settled = self._calling.is_settled(self.view)
+        effects = self._save_in(now, folder) if is_settled else self._give_out(now)
+        return self._pass_on(now, effects)
 
     def order(self, now: float, command: str, node: int | None) -> tuple[str, list[Effect]]:
         """Follow a user's order; return the answer, and what follows once it is decided.
@@ -122,6 +129,13 @@ class SchedulerMachine(Conductor):
         """Note nodes that somebody has seen alive."""
         super().see(now, alive)
         self._mandate.heard(now, alive)
+
+    def _suspect(self, now: float) -> list[Effect]:
+        """Suspect nobody while too few acceptors are heard: then it is this node that is cut off.
+
+        The clock of who watches stands still meanwhile, as if this node had paused.
+        """
+        return super()._suspect(now) if self._mandate.hears(now) else []
 
     def statistics(self) -> dict[str, int]:
         """Return counters, by name; those of the nodes are summed when they have stopped."""
@@ -185,6 +199,8 @@ class SchedulerMachine(Conductor):
     ) -> list[Effect]:
         """Take over from another scheduler, where its log ends.
 
+        Whatever the app raises here, `fail` can end the job for all after it.
+
         Args:
             now: as in `step`.
             began: when the job did.
@@ -198,29 +214,35 @@ class SchedulerMachine(Conductor):
         past = read_log(leader.log)
         if past is None:
             raise RanksLostError("the scheduler died before the job had begun", "", "Run again.")
+        old, self._facts = past.view.scheduler, past.begun.facts
         self._mandate = Mandate(self.node, self._silence_s, leader)
-        self._calling = Calling(leader.ballot)
-        tables, plan = self._prepare(dict(past.begun.facts))
-        self._views.go_on(now, past.view, tables)
-        self._facts = past.begun.facts
+        self._mandate.lose({old, *lost})
+        # Numbers of calls are beyond those of all schedulers before, however many they gave out.
+        self._calling = Calling(make_epoch(leader.ballot, 0))
         self._nodes = Attendance({member.node: member.role for member in past.view.members})
         self._nodes.dead.update(past.dead)
         self._recovered = len(past.dead)
-        self.steering, self._is_new_here = self._steer(), True
+        self._views.view, self._is_new_here = past.view, True
+        self.steering = self._steer()
         self._run(now, past.view, past.begun.pulses)
-        self._replay(plan, past)
-        hosts = len({member.host for member in past.view.members})
-        self._saver.begin(now, self._calling.iterations, hosts, began)
-        old = past.view.scheduler
-        self._mandate.lose({old, *lost})
         effects: list[Effect] = [tell_of_succession(self._nodes.name(self.node), old, after_s)]
         if past.over is not None:
             effects += self._stop_again(now, past.over, old, lost)
         else:
-            effects += self._lose(now, {old, *lost})
-        if self.state == "running":
-            effects += self._follow(now, ())
+            effects += self._go_on_from(now, began, past, {old, *lost})
         return self._mandate.tick(now) + self._pass_on(now, effects)
+
+    def _go_on_from(
+        self, now: float, began: float, past: Past, lost: Collection[int]
+    ) -> list[Effect]:
+        """Bring the plan to its place, go on without the dead, and give its task out."""
+        tables, plan = self._prepare(dict(past.begun.facts))
+        self._views.go_on(now, past.view, tables)
+        self._replay(plan, past)
+        hosts = len({member.host for member in past.view.members})
+        self._saver.begin(now, self._calling.iterations, hosts, began)
+        effects = self._lose(now, lost)
+        return effects + (self._follow(now, ()) if self.state == "running" else [])
 
     def _replay(self, plan: Plan, past: Past) -> None:
         """Bring the plan to its place by what is decided."""

@@ -2,7 +2,8 @@
 
 The first of the view's acceptors stands at once, the others a little later each, so that one is
 enough as a rule. While a node hears its scheduler, it promises nothing to anybody: so one that is
-cut off from the scheduler alone cannot depose it.
+cut off from the scheduler alone cannot depose it. Who is no acceptor any more hears no scheduler,
+and waits for none: it promises at once, to whoever does not know that yet.
 """
 
 import math
@@ -38,7 +39,8 @@ class Succession:
 
     Attributes:
         acceptor: its share of the decisions.
-        leader: this node, once it has been elected; it takes over then.
+        leader: this node, once it has been elected; it takes over then, unless it hears its
+            scheduler before.
         gone_since: when the scheduler was found to be gone; None: it is there.
     """
 
@@ -49,6 +51,8 @@ class Succession:
         self._node, self._silence_s = node, silence_s
         self._detector = Detector((), silence_s)
         self._view: View | None = None
+        # Whether the scheduler shows this node that it is alive: it is an acceptor.
+        self._is_shown = True
         self._dead: set[int] = set()
         self._candidate: Candidate | None = None
         self._next = math.inf
@@ -67,6 +71,9 @@ class Succession:
     def install(self, now: float, view: View) -> None:
         """Follow the scheduler of a view, which is decided."""
         before, self._view = self._view, view
+        self._is_shown = self._node in view.acceptors
+        if not self._is_shown:
+            self._detector = Detector((), self._silence_s)
         if before is None or before.scheduler != view.scheduler:
             self._follow(now)
             if view.scheduler in self._dead:
@@ -95,12 +102,14 @@ class Succession:
             case Propose():
                 answer = self.acceptor.step(message)
                 if source == self._scheduler:
+                    # Its view, which names new acceptors, may be still on its way.
+                    self._is_shown = True
                     self._detector.add(now, source)
                 elif not isinstance(answer, Refused):
                     # A new leader is at work.
                     self._yield_to(now)
                 return [Send(source, answer)]
-            case Claim() if self.gone_since is None:
+            case Claim() if self.gone_since is None and self._is_shown:
                 self._claims[source] = message
             case Claim():
                 return [Send(source, self._promise(now, message))]
@@ -138,11 +147,12 @@ class Succession:
         """Believe in the view's scheduler."""
         assert self._view is not None
         self.gone_since, self._next = None, math.inf
-        self._candidate = None
+        # Whoever was elected before knows nothing of what is decided from now on.
+        self._candidate = self.leader = None
         self._claims.clear()
         self._detector = Detector((), self._silence_s)
         # Before the job has begun there is nothing to go on with, and nobody beats.
-        if self._view.scheduler != self._node and self.acceptor.log:
+        if self._view.scheduler != self._node and self._is_shown and self.acceptor.log:
             self._detector.add(now, self._view.scheduler)
 
     def _miss(self, now: float) -> None:

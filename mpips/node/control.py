@@ -35,15 +35,15 @@ class Control:
 
     Args:
         run: the run folder.
+        is_new: whether nobody waits for answers yet: what is there is of a run before.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, is_new: bool = True) -> None:
         self._folder = run / FOLDER
         self._warned: set[str] = set()
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            # Nobody waits for answers to what was ordered of a run before.
-            for old in self._names((ORDER, ANSWER)):
+            for old in self._names((ORDER, ANSWER)) if is_new else ():
                 (self._folder / old).unlink(missing_ok=True)
         except OSError as error:
             raise FileError(f"{self._folder}: {error.strerror}") from None

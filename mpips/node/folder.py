@@ -121,12 +121,16 @@ def settle_paths(config: Config) -> Config:
 class RunFolder:
     """What one run leaves on disk; the scheduler writes it.
 
+    Attributes:
+        path: the folder.
+        is_new: whether no other scheduler of this job has written to it.
+
     Raises:
         OutputError: the folder cannot be made, or holds another run's result.
     """
 
     def __init__(self, path: Path, config: Config) -> None:
-        self.path = path
+        self.path, self.is_new = path, True
         make_folder(path, config.run.resume == AUTO)
         try:
             (path / CONFIG).write_text(to_toml(config), encoding="utf-8")
@@ -138,7 +142,7 @@ class RunFolder:
     def reopen(cls, path: Path) -> "RunFolder":
         """Go on with the folder of a job whose scheduler has died."""
         folder = cls.__new__(cls)
-        folder.path = path
+        folder.path, folder.is_new = path, False
         try:
             folder._metrics = open(path / METRICS, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mpips.config import Config
+from mpips.core.leader import Leader
+from mpips.core.past import read_log
 from mpips.core.succession import Succession
-from mpips.errors import RanksLostError
+from mpips.errors import FileError, RanksLostError
 from mpips.node.app import App, Job
 from mpips.node.console import Console
 from mpips.node.loop import Node
@@ -102,12 +104,11 @@ class Follower(Node):
 
     def stop_soon(self, reason: str) -> None:
         """Stop the job at a checkpoint, now or when this node becomes the scheduler."""
-        if isinstance(self.successor, Follower):
-            self.successor.stop_soon(reason)
-            return
-        self._stop_reason = reason
-        if self.office is not None:
-            self.office.machine.stop_soon(reason)
+        latest = self.latest
+        assert isinstance(latest, Follower)
+        latest._stop_reason = reason
+        if latest.office is not None:
+            latest.office.machine.stop_soon(reason)
 
     def follow(self, view: View) -> None:
         """Follow the scheduler of a view."""
@@ -163,25 +164,43 @@ class Follower(Node):
         Raises:
             RanksLostError: nobody can take over any more.
         """
-        succession = self._succession
         if self.stillness.is_too_long(now):
             self.stillness.end()
-        if not self.stillness.is_on:
-            self.carry_out(succession.tick(now))
         if self.office is not None:
             self.office.attend_to_time(now)
             return
+        succession = self._succession
+        if not self.stillness.is_on:
+            self.carry_out(succession.tick(now))
         since = succession.gone_since
         if succession.leader is not None and since is not None:
-            from mpips.node.scheduler import open_office
-
-            log.warning("node %d is the scheduler now", self.transport.node)
-            self.office = open_office(self, succession.leader, now - since)
-            # The one before has perhaps not lived to do it.
-            if self._stop_reason:
-                self.office.machine.stop_soon(self._stop_reason)
+            self._take_over(succession.leader, now - since)
         elif succession.is_hopeless(now):
             raise RanksLostError("the scheduler has died, and nobody can take over", self.name())
+
+    def _take_over(self, leader: Leader, after_s: float) -> None:
+        """Become the scheduler, unless the one before has left this node behind.
+
+        Raises:
+            RanksLostError: the job had not begun, or what it has written cannot be gone on with.
+        """
+        past = read_log(leader.log)
+        if past is not None and past.view.member(self.transport.node) is None:
+            log.error("declared dead by view %d", past.view.epoch)
+            self.is_fenced, self.exit_code = True, RanksLostError.exit_code
+            return
+        from mpips.node.scheduler import make_office
+
+        log.warning("node %d is the scheduler now", self.transport.node)
+        try:
+            self.office = make_office(self)
+        except FileError as error:
+            what = f"the scheduler has died, and nobody can take over: {error.what}"
+            raise RanksLostError(what, self.name()) from None
+        self.office.take_over(self, leader, after_s)
+        # The one before has perhaps not lived to do it.
+        if self._stop_reason:
+            self.office.machine.stop_soon(self._stop_reason)
 
     def look_at_office(self) -> None:
         """End with the office, if it is on this node."""

@@ -82,12 +82,17 @@ class Node(ABC):
         self._next_tick = 0.0
         self._lost: frozenset[int] = frozenset()
 
+    @property
+    def latest(self) -> "Node":
+        """Return the node that goes on in this one's place by now; itself, if none does."""
+        return self if self.successor is None else self.successor.latest
+
     def turn(self) -> bool:
         """Take what has come, do what is due, and tell whether there was anything to do."""
         frames = self.transport.poll()
         for source, head, payload in frames:
-            # What comes after a change of roles is the successor's.
-            node = self.successor or self
+            # What comes after changes of roles is the last successor's.
+            node = self.latest
             message = self._codec.decode(head, payload)
             self.stillness.note_received(source, message)
             if node.chains and isinstance(message, FILTERED):
@@ -97,6 +102,9 @@ class Node(ABC):
             node.receive(source, message)
             if self.reach is not None:
                 self.reach("taken", message)
+        # All else is the successor's, too: it has its turn next.
+        if self.successor is not None:
+            return True
         # What came before a loss is taken before it.
         lost = self.transport.lost
         if len(lost) > len(self._lost) and len(frames) < FRAMES_PER_POLL:
@@ -184,7 +192,7 @@ def run_loop(node: Node, backoff: Backoff) -> Node:
             backoff.busy()
         else:
             backoff.wait(node.due)
-        node = node.successor or node
+        node = node.latest
     return node
 
 
@@ -199,6 +207,7 @@ def run_together(nodes: Sequence[Node], give_up: Callable[[], None]) -> int:
     idle = 0
     while nodes[0].exit_code is None:
         busy = [node.turn() for node in nodes if node.exit_code is None]
+        nodes = [node.latest for node in nodes]
         idle = 0 if any(busy) else idle + 1
         # What a node sends in its first turn, or because of the time, is seen in the next round.
         if idle < 2:

@@ -348,6 +348,8 @@ class Member(Follower):
         node.inherit(self)
         node.pulse = self.pulse
         node.bytes_sent, node.past, node.has_served = self.bytes_sent, self.all_counters(), True
+        # An acceptor that has stopped may hear of a view late.
+        node.has_stopped = self.has_stopped
         node.enter(view, dict(self.job.facts))
         self.successor = node
 
@@ -369,7 +371,7 @@ class Member(Follower):
         """Take what has waited for this view."""
         parked, self._parked = self._parked, []
         for source, message in parked:
-            (self.successor or self).receive(source, message)
+            self.latest.receive(source, message)
 
     def _stop(self, scheduler: int, exit_code: int, stays: bool) -> None:
         views = {

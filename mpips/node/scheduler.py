@@ -88,7 +88,7 @@ class SchedulerNode(Node):
             config.recovery.shrink == "quiet",
         )
         self._next_look = self._next_orders = 0.0
-        self._control = Control(folder.path) if folder is not None else None
+        self._control = Control(folder.path, folder.is_new) if folder is not None else None
         self._resume = resume
         if resume is not None:
             told: dict[str, Any] = {"from": resume.path, "tasks": resume.tasks}
@@ -133,9 +133,11 @@ class SchedulerNode(Node):
     def _suffer(self, error: Exception) -> None:
         """End the job because of an error."""
         explained = explain_failure(error, "scheduler")
-        if self.machine.state == "ended":
-            # All have left, but the result could not be written: nobody is left to be told.
+        if self.machine.state in ("stopping", "ended"):
+            # Too late to tell the others, but not to tell the user.
             self.machine.error = self.machine.error or explained
+        if self.machine.state == "ended" and self.machine.error is not None:
+            # All have left, but the result could not be written.
             self.exit_code = self.machine.error.exit_code
         self.carry_out(self.machine.fail(self.clock(), explained))
         self._complain()
@@ -208,8 +210,30 @@ class SchedulerNode(Node):
     def take_over(self, member: Follower, leader: Leader, after_s: float) -> None:
         """Go on with the job of another scheduler, on the node of a member."""
         self._began = member.began
-        lost = self.transport.lost
-        self.carry_out(self.machine.succeed(self.clock(), self._began, leader, lost, after_s))
+        now, lost = self.clock(), self.transport.lost
+        try:
+            self.carry_out(self.machine.succeed(now, self._began, leader, lost, after_s))
+        except RanksLostError:
+            # The job had not begun: there is nothing to end.
+            raise
+        except Exception as error:
+            self._suffer(error)
+            # Nobody waits for them at the stop.
+            self.carry_out(self.machine.lose(now, lost | {member.scheduler}))
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        """Do what the machine wants done, also what comes after something that fails.
+
+        The machine believes that all of it happens: proposals are not sent twice.
+        """
+        failure: Exception | None = None
+        for effect in effects:
+            try:
+                super().carry_out((effect,))
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def perform(self, effect: Effect) -> None:
         """Report, or end."""
@@ -295,6 +319,8 @@ class SchedulerNode(Node):
     def _finish(self, exit_code: int) -> None:
         """Write the result, then leave."""
         error, seconds = self.machine.error, self.clock() - self._began
+        # Something may have failed after it was decided how the job ends.
+        exit_code = error.exit_code if error is not None else exit_code
         counters = {**self.machine.statistics(), "shrinks": self.transport.shrinks}
         for name, count in self.statistics().items():
             counters[name] = counters.get(name, 0) + count
@@ -319,14 +345,8 @@ class SchedulerNode(Node):
         self.exit_code = exit_code
 
 
-def open_office(member: Follower, leader: Leader, after_s: float) -> SchedulerNode:
-    """Return a scheduler on the node of a member, which goes on where another one has died.
-
-    Args:
-        member: has been elected.
-        leader: what makes it one, with the log of decisions.
-        after_s: how long there was no scheduler.
-    """
+def make_office(member: Follower) -> SchedulerNode:
+    """Return a scheduler on the node of a member, which can go on where another one has died."""
     folder = None
     if "folder" in member.job.facts:
         folder = RunFolder.reopen(Path(member.job.facts["folder"]))
@@ -343,6 +363,7 @@ def open_office(member: Follower, leader: Leader, after_s: float) -> SchedulerNo
         member.console,
         acceptors=ACCEPTORS_MAX,
     )
+    # What comes in is received where the member wants it, as before.
+    member.transport.place = member.place
     office.stillness = member.stillness
-    office.take_over(member, leader, after_s)
     return office

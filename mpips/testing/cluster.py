@@ -248,7 +248,7 @@ class Simulation:
             return
         cost = 0.0 if self.is_healed else self._faults.stragglers.get(number, 0.0)
         while node.exit_code is None and node.turn() and not self.network.is_blocked(number):
-            node = self.nodes[number] = node.successor or node
+            node = self.nodes[number] = node.latest
             if cost:
                 self._sleep(number, cost)
                 break

@@ -89,15 +89,11 @@ class Promise(Message, frozen=True, tag=31):
 
 
 class Propose(Message, frozen=True, tag=32):
-    """Leader to acceptor: store these entries from index `start` on; none: I am alive.
-
-    The first `decided` entries of the log are decided.
-    """
+    """Leader to acceptor: store these entries from index `start` on; none: I am alive."""
 
     ballot: int
     start: int
     entries: list[Entry]
-    decided: int = 0
 
 
 class Accepted(Message, frozen=True, tag=33):
