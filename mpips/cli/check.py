@@ -232,7 +232,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"checkpoint  {show(saved['bytes'])}, {saved['seconds']:.1f} s at"
         f" {show(saved['disk_bytes_per_second'])}/s; {when(saved)};"
         f" {show(saved['kept_bytes'])} of disk at most;"
-        f" copied before, {show(saved['copy_bytes'])} more in a rank"
+        f" up to {show(saved['copy_bytes'])} more in a rank meanwhile"
     )
     if resume := facts.get("resume"):
         told.append(f"goes on     from {resume['from']}, after {resume['tasks']} tasks")

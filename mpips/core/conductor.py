@@ -323,7 +323,7 @@ class Conductor(Machine):
 
     def _step_saved(self, now: float, source: int, message: Copied | Saved) -> list[Effect]:
         saver = self._saver
-        # Go on once all have their parts in memory; it is whole when all have written them.
+        # Go on once nothing can change any part; it is whole when all are written.
         effects = self._give_out(now) if saver.copy(now, source, message.number) else []
         if isinstance(message, Copied) or not saver.take(source, message):
             return effects

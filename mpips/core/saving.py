@@ -80,7 +80,7 @@ class Saving:
     Attributes:
         resume: the scheduler's side, as of the moment that it is of.
         began: when.
-        uncopied: who has not even copied its part, so that the job stands still.
+        uncopied: whose part could still change, so that the job stands still.
         missing: who has not written it.
         goes_on: whether the job works on, while parts are written.
         holds: whether it has come to where it shall stop, and waits until they are.
@@ -171,7 +171,7 @@ class Saver:
         return True
 
     def copy(self, now: float, source: int, number: int) -> bool:
-        """Note that a node has its part in memory, and return whether the job can go on by that.
+        """Note that nothing can change a node's part, and return whether the job can go on by that.
 
         A job that stops at the checkpoint does not go on.
         """

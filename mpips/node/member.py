@@ -22,7 +22,7 @@ from mpips.node.failure import tell_failure
 from mpips.node.follower import FLUSH_S, Follower
 from mpips.node.log import introduce, open_log
 from mpips.node.loop import KINDS
-from mpips.node.writing import Parts, Writing, may_copy
+from mpips.node.writing import Parts, Writing
 from mpips.transport.base import Transport
 from mpips.wire.messages import (
     Beat,
@@ -91,7 +91,7 @@ class Member(Follower):
         self._parked: list[tuple[int, Message]] = []
         self._refused = self._parkings = self._parked_elsewhere = 0
         self.past, self.has_served = dict[str, int](), False
-        self._writing = Writing(self._tell_saved)
+        self._writing = Writing(self, self._tell_saved)
 
     def turn(self) -> bool:
         """Take what has come, and tell the scheduler if that fails."""
@@ -138,7 +138,7 @@ class Member(Follower):
                 if view.epoch > self._epoch:
                     self._start(view, message)
             case Save():
-                self._save(message.number, Path(message.folder))
+                self._writing.begin(message.number, Path(message.folder))
             case NewView(view=view):
                 if view.epoch > self._epoch:
                     self._change_view(view)
@@ -231,24 +231,20 @@ class Member(Follower):
         """Return how many bytes a copy of this node's part of a checkpoint takes, at most."""
         return 0
 
-    def save(self, folder: Path, copied: bool) -> Callable[[], Parts]:
+    def save(self, folder: Path, later: bool) -> Callable[[], Parts]:
         """Return what writes this node's part of a checkpoint, and returns its files.
 
         Args:
             folder: of the checkpoint.
-            copied: whether it is written later, so that all that goes into it has to be copied.
+            later: whether it is called later, in a thread, and has to write what there is now.
         """
         return list
 
-    def _save(self, number: int, folder: Path) -> None:
-        """Write a part of a checkpoint, beside the work if there is memory for a copy of it."""
-        # One that was called off may still be on its way.
-        self._writing.finish()
-        copied = may_copy(self.weigh())
-        self._writing.begin(number, self.save(folder, copied), copied)
+    def forget_part(self) -> None:
+        """Let go of what is kept for a part: it is written, or called off."""
 
     def _tell_saved(self, number: int, parts: Parts | None) -> None:
-        """Tell the scheduler that a part is copied, or in which files it is."""
+        """Tell the scheduler that nothing can change a part, or in which files it is."""
         head: dict[str, Any] = {"epoch": self._epoch, "number": number}
         self.send(self.scheduler, Copied(**head) if parts is None else Saved(**head, parts=parts))
 

@@ -1,17 +1,22 @@
 """A server: holds its part of the model, and runs the app's server functions on it."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 
 from mpips.config import Config
+from mpips.core.held import Held
 from mpips.core.server import ServerMachine
 from mpips.node.app import App
 from mpips.node.member import Member
 from mpips.node.writing import Parts
+from mpips.store.base import Store
+from mpips.store.frozen import Frozen, Guard
 from mpips.store.part import Part
 from mpips.store.table import make_store
 from mpips.transport.base import Transport
@@ -21,6 +26,10 @@ from mpips.wire.types import View
 log = logging.getLogger(__name__)
 
 STALL_S = 10.0
+
+Marks = npt.NDArray[np.int64]
+SegmentFacts = tuple[str, int, int, Marks, Marks]
+"""Table, segment, log, numbers and clocks, as `files.parts.Segment` has them."""
 
 
 @final
@@ -58,37 +67,28 @@ class ServerNode(Member):
         assert self.machine is not None
         return sum(store.statistics()["bytes"] for store in self.machine.stores)
 
-    def save(self, folder: Path, copied: bool) -> Callable[[], Parts]:
-        """Return what writes all segments that this server owns."""
-        # Each is copied when it is taken: all now, or one after the other as they are written.
-        facts: Iterable[dict[str, Any]] = self._owned()
-        if copied:
-            facts = list(facts)
+    def save(self, folder: Path, later: bool) -> Callable[[], Parts]:
+        """Return what writes all segments that this server owns, as they are now."""
+        assert self.machine is not None
+        guard = threading.RLock()
+        tables = [(_source(held.store, guard, later), _facts(held)) for held in self.machine.tables]
 
         def write() -> Parts:
             from mpips.files.parts import Segment, write_segments
 
-            segments = (Segment(**one) for one in facts)
-            return [dict(write_segments(folder, self.transport.node, segments))]
+            # One segment after the other is in memory, beside what the stores keep.
+            segments = (Segment(*fact, *of.read(fact[1])) for of, facts in tables for fact in facts)
+            parts: Parts = [dict(write_segments(folder, self.transport.node, segments))]
+            for source, _ in tables:
+                source.close()
+            return parts
 
         return write
 
-    def _owned(self) -> Iterator[dict[str, Any]]:
-        """Yield a copy of each segment that this server owns, as `files.parts.Segment` has it."""
-        assert self.machine is not None
-        for held in self.machine.tables:
-            for segment in held.store.owned:
-                numbers, clocks = held.state(segment, ())
-                keys, rows = held.store.snapshot(segment)
-                yield {
-                    "table": held.table.name,
-                    "segment": segment,
-                    "log": held.logs[segment],
-                    "numbers": np.array(numbers, np.int64),
-                    "clocks": np.array(clocks, np.int64),
-                    "keys": keys,
-                    "rows": rows,
-                }
+    def forget_part(self) -> None:
+        """Let pushes change what was frozen."""
+        for store in self.machine.stores if self.machine else ():
+            store.thaw()
 
     def restore(self, checkpoint: Path) -> None:
         """Take the segments that this server owns, or has copies of."""
@@ -139,3 +139,17 @@ class ServerNode(Member):
         if self.machine is None:
             return {}
         return {f"server_{name}": count for name, count in self.machine.statistics().items()}
+
+
+def _source(store: Store, guard: Guard, later: bool) -> Frozen:
+    """Return what gives the segments of a store: frozen if it is asked later, else as they are."""
+    return store.freeze(guard) if later else Frozen(store.snapshot, lambda: None)
+
+
+def _facts(held: Held) -> list[SegmentFacts]:
+    """Return what there is to write of the segments that a server owns, beside their values."""
+    facts: list[SegmentFacts] = []
+    for segment in held.store.owned:
+        numbers, clocks = (np.array(one, np.int64) for one in held.state(segment, ()))
+        facts.append((held.table.name, segment, held.logs[segment], numbers, clocks))
+    return facts

@@ -51,7 +51,7 @@ class Sizes:
         tables: of the job.
         ranks: bytes of memory that each rank will have at least.
         checkpoint_bytes: of a checkpoint, but for the states of apps that do not tell theirs.
-        copies: bytes that each rank copies for a checkpoint, where there is memory for it.
+        copies: bytes that each rank has to copy for a checkpoint at most, if there is memory.
     """
 
     hosts: list[str]
@@ -140,7 +140,7 @@ def job_sizes(app: App, config: Config, hosts: Sequence[str]) -> Sizes:
     for rank, role in enumerate(roles):
         held = sum(size.by_server.get(rank, 0) for size in tables)
         acts_for = -(-logical // run.workers) if role == "worker" else 0
-        # A server copies what it owns, which may become all that it holds.
+        # A server keeps aside what changes, which may become all that it holds.
         copies.append(held + acts_for * needs.state_bytes)
         ranks.append(RANK_BYTES + held + acts_for * needs.worker_bytes)
     by_host: dict[str, int] = {}

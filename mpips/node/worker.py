@@ -103,9 +103,9 @@ class WorkerNode(Member):
         encoded = encode_states(self._states())
         return sum(array.nbytes for _, arrays in encoded.values() for array in arrays)
 
-    def save(self, folder: Path, copied: bool) -> Callable[[], Parts]:
+    def save(self, folder: Path, later: bool) -> Callable[[], Parts]:
         """Return what writes the states of the logical workers that this node acts for."""
-        encoded = encode_states(self._states(), copied)
+        encoded = encode_states(self._states(), later)
 
         def write() -> Parts:
             from mpips.files.checkpoint import write_states

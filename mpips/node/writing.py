@@ -3,7 +3,8 @@
 import math
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol
 
 from mpips.node import surroundings
 
@@ -12,21 +13,21 @@ Parts = list[dict[str, Any]]
 LOOK_S: Final = 0.01
 
 
-def may_copy(size: int) -> bool:
-    """Return whether a node copies its part, to go on while the copy is written.
+def may_go_on(size: int) -> bool:
+    """Return whether a node goes on while its part is written, which may need a copy of it.
 
     Jobs in one process do not, since they shall not depend on threads; nor does who has no memory
-    for it, beside the other ranks of its host, all of which copy theirs at once.
+    for it, beside the other ranks of its host, all of which write theirs at once.
 
     Args:
-        size: of the copy, in bytes.
+        size: of the part, in bytes.
     """
     ranks = surroundings.local_size() or 1
     return surroundings.under_mpi() and size <= surroundings.free_memory() / ranks
 
 
 class Writer:
-    """Writes a part in a thread without MPI, which touches nothing but its copy.
+    """Writes a part in a thread without MPI, which touches nothing but copies and what is frozen.
 
     Args:
         number: of the checkpoint.
@@ -63,25 +64,44 @@ class Writer:
             self._parts = self._write()
         except Exception as error:
             self._error = error
-        # Let the copy go.
+        # Let what it has written go.
         self._write = None
+
+
+class Keeper(Protocol):
+    """Who has a part of a checkpoint to write."""
+
+    def weigh(self) -> int:
+        """Return how many bytes a copy of the part takes, at most."""
+
+    def save(self, folder: Path, later: bool) -> Callable[[], Parts]:
+        """Return what writes the part, as `Member.save` does."""
+
+    def forget_part(self) -> None:
+        """Let go of what is kept for a part."""
 
 
 class Writing:
     """A node's parts of checkpoints, one after the other.
 
     Args:
-        tell: called with a checkpoint's number when the part is copied, and with its files when
-            it is written.
+        keeper: the node.
+        tell: called with a checkpoint's number when nothing that comes can change the part, and
+            with its files when it is written.
     """
 
-    def __init__(self, tell: Callable[[int, Parts | None], None]) -> None:
-        self._tell = tell
+    def __init__(self, keeper: Keeper, tell: Callable[[int, Parts | None], None]) -> None:
+        self._keeper, self._tell = keeper, tell
         self._writer: Writer | None = None
 
-    def begin(self, number: int, write: Callable[[], Parts], copied: bool) -> None:
-        """Write a part: beside the work if it is a copy, else at once."""
-        if not copied:
+    def begin(self, number: int, folder: Path) -> None:
+        """Write a part, beside the work if there is the memory for it, else at once."""
+        # Nobody waits for an earlier one any more: this one would not have been asked for.
+        self._writer = None
+        self._keeper.forget_part()
+        later = may_go_on(self._keeper.weigh())
+        write = self._keeper.save(folder, later)
+        if not later:
             self._tell(number, write())
             return
         self._tell(number, None)
@@ -106,7 +126,9 @@ class Writing:
         """
         writer, self._writer = self._writer, None
         if writer is not None:
-            self._tell(writer.number, writer.result())
+            parts = writer.result()
+            self._keeper.forget_part()
+            self._tell(writer.number, parts)
 
     def due(self, now: float) -> float:
         """Return when to look; never: infinity."""

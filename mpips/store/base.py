@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpips.errors import ProtocolError
+from mpips.store.frozen import Frozen, FrozenRows, Guard
 from mpips.store.resolved import NEVER, ResolvedLists
 from mpips.store.update import Slots, Update
 from mpips.store.updates import find_update
@@ -47,6 +48,7 @@ class Store(ABC):
         self._initial = self.update.initial_row(self.dtype)
         self._kept = ResolvedLists()
         self._rows: ValueArray = np.empty((0, self.update.columns), self.dtype)
+        self._frozen: FrozenRows | None = None
         self._note_held(())
 
     def hold(self, segment: int) -> None:
@@ -118,6 +120,26 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def freeze(self, guard: Guard) -> Frozen:
+        """Keep the state of all held segments as it is now, until `thaw`, for a thread to read.
+
+        Takes microseconds: what changes later is copied aside before, and no more than once. Who
+        reads what an earlier call has frozen gets `CalledOffError`.
+
+        Args:
+            guard: a reentrant lock that nobody else has.
+
+        Returns:
+            What gives the snapshots of segments as of now, which may be asked in another thread.
+        """
+
+    def thaw(self) -> None:
+        """Keep what was frozen no longer; whoever still reads it gets `CalledOffError`."""
+        if self._frozen is not None:
+            self._frozen.release()
+        self._frozen = None
+
+    @abstractmethod
     def load(self, segment: int, keys: KeyArray | None, rows: ValueArray) -> None:
         """Replace the state of a held segment by a snapshot of it; `rows` is copied.
 
@@ -143,7 +165,7 @@ class Store(ABC):
         if len(keys):
             # Making keys may move the rows to a larger array: find the keys first.
             slots, first = self._locate(keys, insert=True)
-            self.update.apply(self._rows, slots, first, values)
+            self._apply(slots, first, values)
 
     def update_range(self, begin: int, end: int, values: ValueArray) -> None:
         """Apply the update function to all keys of [begin, end), which is for dense stores.
@@ -168,7 +190,7 @@ class Store(ABC):
         """
         values = self._check_values(values, len(slots))
         if len(slots):
-            self.update.apply(self._rows, slots, 0, values)
+            self._apply(slots, 0, values)
 
     def read_keys(self, keys: KeyArray, out: ValueArray) -> None:
         """Fill `out`, the table's dtype `(n, pull_width)`, with the values of keys.
@@ -192,6 +214,25 @@ class Store(ABC):
         self._check_out(out, len(slots))
         if len(slots):
             self.update.read(self._rows, slots, 0, out)
+
+    def _freeze(self, count: int, guard: Guard) -> FrozenRows:
+        """Freeze the rows there are."""
+        self.thaw()
+        self._frozen = FrozenRows(self._rows, count, guard)
+        return self._frozen
+
+    def _apply(self, slots: Slots, first: int, values: ValueArray) -> None:
+        """Apply the update function to rows that there are: all pushes end here."""
+        self._before_change(slots, first, len(values))
+        self.update.apply(self._rows, slots, first, values)
+
+    def _before_change(self, slots: Slots, first: int, count: int) -> None:
+        """Keep what is frozen of rows of this very memory that change: call it before any does.
+
+        Rows that move to new memory need no call, if the old memory is left as it is.
+        """
+        if self._frozen is not None:
+            self._frozen.keep(self._rows, slots, first, count)
 
     def keep(self, keys: KeyArray) -> None:
         """Resolve a list, uint64 `(n,)`, once for all times that this very array is given.

@@ -7,6 +7,7 @@ import numpy as np
 
 from mpips.errors import ProtocolError
 from mpips.store.base import Store
+from mpips.store.frozen import Frozen, Guard
 from mpips.store.reserve import release_rows, reserve_rows
 from mpips.store.update import NO_SLOTS, Slots
 from mpips.wire.types import KeyArray, Table, ValueArray
@@ -59,6 +60,7 @@ class DenseStore(Store):
         self._note_held(self._held_set.difference(old))
         # Neighbours go together: they share pages.
         for begin, end in _join([self.table.segment_range(segment) for segment in old]):
+            self._before_change(NO_SLOTS, begin, end - begin)
             release_rows(self._rows, begin, end)
         self.generation += 1
 
@@ -72,7 +74,7 @@ class DenseStore(Store):
         """Apply the update function to all keys of [begin, end)."""
         values = self._check_values(values, max(0, end - begin))
         if self._check_range(begin, end) >= 0:
-            self.update.apply(self._rows, NO_SLOTS, begin, values)
+            self._apply(NO_SLOTS, begin, values)
 
     def read_range(
         self, begin: int, end: int, out: ValueArray | None = None
@@ -92,6 +94,11 @@ class DenseStore(Store):
         begin, end = self._check_segment(segment)
         return None, self._rows[begin:end].copy()
 
+    def freeze(self, guard: Guard) -> Frozen:
+        """Keep the state of all held segments as it is now, until `thaw`, for a thread to read."""
+        rows, range_of = self._freeze(len(self._rows), guard), self.table.segment_range
+        return Frozen(lambda segment: (None, rows.read_range(*range_of(segment))), rows.close)
+
     def load(self, segment: int, keys: KeyArray | None, rows: ValueArray) -> None:
         """Replace the rows of a held segment, one for each key; `rows` is copied."""
         begin, end = self._check_segment(segment)
@@ -100,6 +107,7 @@ class DenseStore(Store):
                 f"The state of segment {segment} of the table {self.table.name} has the shape"
                 f" {rows.shape}, not {(end - begin, self.update.columns)}."
             )
+        self._before_change(NO_SLOTS, begin, end - begin)
         self._rows[begin:end] = rows
 
     def statistics(self) -> dict[str, int]:

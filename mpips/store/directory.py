@@ -157,6 +157,16 @@ class Directory:
         inside = keys - np.uint64(begin) <= np.uint64(end - 1 - begin)
         return slots[inside][np.argsort(keys[inside])]
 
+    def extents(self) -> dict[int, npt.NDArray[np.int64]]:
+        """Return the slots [next, end) that each part may give out, by segment, `(parts, 2)`."""
+        parts = self._parts[FIRST:].reshape(-1, self._each, COLUMNS)[:, :, [NEXT, END]]
+        return dict(zip(self._held, parts.astype(np.int64), strict=True))
+
+    def slots_of(self, segment: int, part: int) -> Slots:
+        """Return the slots of the keys of a part of a held segment, in no order."""
+        at = self._rows_of(segment)[0] + part
+        return self._collect(at, at + 1)
+
     def _make(self, segment: int) -> npt.NDArray[np.uint64]:
         """Return the rows of the parts of a segment without keys."""
         begin, end = self._table.segment_range(segment)

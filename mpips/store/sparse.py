@@ -1,6 +1,7 @@
 """A store where keys come into being when they are first pushed: rows, keys, and an index."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Final, final
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy as np
 from mpips.errors import ProtocolError, UsageError
 from mpips.store.base import Store
 from mpips.store.directory import Directory, Run
+from mpips.store.frozen import Frozen, Guard
+from mpips.store.frozen_keys import FrozenKeys
 from mpips.store.reserve import ROWS_MAX, grow_rows, release_rows
 from mpips.store.update import Slots
 from mpips.wire.types import KeyArray, Table, ValueArray
@@ -34,6 +37,9 @@ class SparseStore(Store):
         self._directory = Directory(table)
         self._rows = np.zeros((len(self._directory.keys), self.update.columns), self.dtype)
         self._rows[ABSENT] = self._initial
+        self._frozen_keys: FrozenKeys | None = None
+        # Held while keys come or go: a thread may read where those are that were frozen.
+        self._guard: Guard = nullcontext()
 
     def hold_many(self, segments: Iterable[int]) -> None:
         """Take several segments at once, without any key.
@@ -42,7 +48,8 @@ class SparseStore(Store):
             ProtocolError: the table has no such segment, or it is held already.
         """
         self._note_held([*self.held, *self._check_new(segments)])
-        self._directory.hold(self.held)
+        with self._guard:
+            self._directory.hold(self.held)
 
     def drop_many(self, segments: Iterable[int]) -> None:
         """Give up several segments at once, at the cost of one.
@@ -53,7 +60,9 @@ class SparseStore(Store):
         old = self._check_old(segments)
         if old:
             self._note_held(self._held_set.difference(old))
-            self._release(self._directory.hold(self.held))
+            with self._guard:
+                self._before_forgetting(old)
+                self._release(self._directory.hold(self.held))
 
     def resolve(self, keys: KeyArray, insert: bool) -> Slots:
         """Return the row number of each key, int64 `(n,)`, ABSENT for one without a row."""
@@ -62,11 +71,12 @@ class SparseStore(Store):
             return self._directory.find(keys)
         slots = np.empty(len(keys), np.int64)
         done = 0
-        while done < len(keys):
-            done = self._directory.insert(keys, done, self._rows, self._initial, slots)
-            # Slots that were found are of no use if all have changed.
-            if done < len(keys) and self._make_room():
-                done = 0
+        with self._guard:
+            while done < len(keys):
+                done = self._directory.insert(keys, done, self._rows, self._initial, slots)
+                # Slots that were found are of no use if all have changed.
+                if done < len(keys) and self._make_room():
+                    done = 0
         return slots
 
     def read_range(
@@ -86,6 +96,18 @@ class SparseStore(Store):
         slots = self._directory.slots_between(*self._check_segment(segment))
         return self._directory.keys[slots], self._rows[slots]
 
+    def freeze(self, guard: Guard) -> Frozen:
+        """Keep the state of all held segments as it is now, until `thaw`, for a thread to read."""
+        rows = self._freeze(self._directory.used, guard)
+        keys = self._frozen_keys = FrozenKeys(self._directory, rows, guard)
+        self._guard = guard
+        return Frozen(keys.read, rows.close)
+
+    def thaw(self) -> None:
+        """Keep what was frozen no longer; whoever still reads it gets `CalledOffError`."""
+        super().thaw()
+        self._frozen_keys, self._guard = None, nullcontext()
+
     def load(self, segment: int, keys: KeyArray | None, rows: ValueArray) -> None:
         """Replace the keys of a held segment and their rows by a snapshot's; both are copied."""
         begin, end = self._check_segment(segment)
@@ -101,7 +123,9 @@ class SparseStore(Store):
             )
         # Refuse unsorted keys before anything is forgotten.
         self._split_by_run(keys)
-        self._release(self._directory.clear(segment))
+        with self._guard:
+            self._before_forgetting([segment])
+            self._release(self._directory.clear(segment))
         slots = self.resolve(keys, insert=True)
         self._rows[slots] = rows
 
@@ -110,6 +134,11 @@ class SparseStore(Store):
         slots, entries = self._directory.sizes()
         each = self._directory.keys.itemsize + self._initial.nbytes
         return {"keys": self._directory.count, "bytes": slots * each + 4 * entries}
+
+    def _before_forgetting(self, segments: Iterable[int]) -> None:
+        """Keep what is frozen of segments whose keys are forgotten, or change their slots."""
+        if self._frozen_keys is not None:
+            self._frozen_keys.keep(segments)
 
     def _are_present(self, slots: Slots) -> bool:
         return bool((slots != ABSENT).all())
@@ -126,6 +155,7 @@ class SparseStore(Store):
         room, used = len(directory.keys), directory.used
         if 2 * directory.sizes()[0] < used:
             # Most slots are of keys that are forgotten.
+            self._before_forgetting(self.held)
             kept = directory.renumber()
             self._rows[1 : len(kept) + 1] = self._rows[kept]
             release_rows(self._rows, len(kept) + 1, used)

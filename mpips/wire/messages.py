@@ -337,7 +337,7 @@ class Save(Message, frozen=True, tag=24):
 
 
 class Copied(Message, frozen=True, tag=41):
-    """Member to scheduler: my part is in memory, and nothing that comes changes it."""
+    """Member to scheduler: nothing that comes can change my part, which I am writing."""
 
     number: int
 

@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 
+from mpips.core.server import ServerMachine
 from mpips.errors import FileError, MpipsError, ProtocolError
 from mpips.files import parts
 from mpips.files.checkpoint import load_checkpoint
-from mpips.node import loop, member, scheduler, surroundings, writing
+from mpips.node import loop, scheduler, surroundings, writing
 from mpips.node.folder import read_result
 from mpips.node.kv import Worker
 from mpips.node.resume import keep_resume
 from mpips.node.server import ServerNode
 from mpips.node.worker import WorkerNode
-from mpips.node.writing import Parts, Writer, may_copy
+from mpips.node.writing import Parts, Writer, Writing, may_go_on
+from mpips.store.frozen import CalledOffError
+from mpips.store.table import make_store
+from mpips.transport.loop import LoopTransport
+from mpips.wire.types import Table
 from tests.node.test_resume import Walk, job, run, same, stop_after
 
 ALWAYS = ("checkpoint.every_s=0.000001", "checkpoint.keep=100")
@@ -66,10 +71,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have all parts written long after they are copied."""
+    """Have all parts written long after the job has gone on."""
     LateWriter.begun = 0
     monkeypatch.setattr(writing, "Writer", LateWriter)
-    monkeypatch.setattr(member, "may_copy", lambda size: True)
+    monkeypatch.setattr(writing, "may_go_on", lambda size: True)
     monkeypatch.setattr(writing, "LOOK_S", 0.0)
     monkeypatch.setattr(loop, "TICK_S", 0.0)
 
@@ -99,11 +104,11 @@ def test_what_is_written_later_is_of_the_moment_of_the_checkpoint(
 @pytest.mark.slow
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("kind", [ServerNode, WorkerNode])
-def test_part_that_is_not_copied_is_caught(
+def test_part_that_may_change_is_caught(
     kind: type[Any], tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = kind.save
-    monkeypatch.setattr(kind, "save", lambda self, folder, copied: save(self, folder, False))
+    monkeypatch.setattr(kind, "save", lambda self, folder, later: save(self, folder, False))
     run(InPlace, tmp_path / "run", job(*ALWAYS))
     path = checkpoints(tmp_path / "run")[0]
     # Clocks that do not belong to the others' states may even leave the job waiting for ever.
@@ -140,7 +145,7 @@ def test_stop_waits_until_all_is_written(tmp_path: Path) -> None:
 def test_threads_write_what_is_right(
     tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(member, "may_copy", lambda size: True)
+    monkeypatch.setattr(writing, "may_go_on", lambda size: True)
     stop_after(tmp_path / "run", 4, *ALWAYS)
     assert same(resumed(tmp_path / "again", checkpoints(tmp_path / "run")[-1]), whole)
 
@@ -151,7 +156,7 @@ def test_error_of_writing_ends_the_job_with_its_reason(
     def fail(*_: Any) -> None:
         raise FileError("the disk is full")
 
-    monkeypatch.setattr(member, "may_copy", lambda size: True)
+    monkeypatch.setattr(writing, "may_go_on", lambda size: True)
     monkeypatch.setattr(parts, "write_segments", fail)
     with pytest.raises(MpipsError, match="disk is full"):
         stop_after(tmp_path / "run", 2)
@@ -177,14 +182,77 @@ def test_writer_works_beside_and_lets_its_copy_go() -> None:
     assert writer._write is None
 
 
+class Keeper:
+    """A node whose parts are written when the test says so."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.go_on = {name: threading.Event() for name in ("a", "b")}
+
+    def weigh(self) -> int:
+        """Return nothing."""
+        return 0
+
+    def save(self, folder: Path, later: bool) -> Callable[[], Parts]:
+        """Return what waits for the test."""
+
+        def write() -> Parts:
+            assert self.go_on[folder.name].wait(10)
+            return [{"name": folder.name}]
+
+        return write
+
+    def forget_part(self) -> None:
+        """Note it."""
+        self.events.append("forget")
+
+    def tell(self, number: int, parts: Parts | None) -> None:
+        """Note it."""
+        self.events.append(f"{number} {'goes on' if parts is None else parts[0]['name']}")
+
+
+def test_second_checkpoint_neither_waits_for_one_that_was_called_off_nor_hears_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writing, "may_go_on", lambda size: True)
+    keeper = Keeper()
+    parts = Writing(keeper, keeper.tell)
+    parts.begin(1, Path("a"))
+    first = parts._writer
+    parts.begin(2, Path("b"))
+    # What was frozen for the first is let go before the second freezes anything.
+    assert keeper.events == ["forget", "1 goes on", "forget", "2 goes on"]
+    keeper.go_on["a"].set()
+    assert first is not None
+    assert first.result() == [{"name": "a"}]
+    assert not parts.look()
+    keeper.go_on["b"].set()
+    parts.finish()
+    assert keeper.events[4:] == ["forget", "2 b"]
+
+
+def test_frozen_part_that_is_called_off_leaves_no_file(tmp_path: Path) -> None:
+    table = Table(name="w", size=100, segments=4)
+    server = ServerNode(LoopTransport.world(2)[1], lambda: 0.0, Walk, job())
+    server.machine = ServerMachine(1, [make_store(table)], 1)
+    store = server.machine.stores[0]
+    store.hold_many(range(4))
+    store.owned = store.held
+    write = server.save(tmp_path, later=True)
+    server.forget_part()
+    with pytest.raises(CalledOffError):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("is_mpi", "ranks", "size", "expected"), [
     (True, 1, 1000, True), (True, 1, 1001, False), (True, 4, 250, True), (True, 4, 251, False),
     (False, 1, 10, False), (True, None, 1000, True),
 ])  # fmt: skip
-def test_parts_are_copied_where_ranks_have_the_memory(
+def test_jobs_go_on_where_ranks_have_the_memory(
     is_mpi: bool, ranks: int | None, size: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(surroundings, "under_mpi", lambda: is_mpi)
     monkeypatch.setattr(surroundings, "local_size", lambda: ranks)
     monkeypatch.setattr(surroundings, "free_memory", lambda: 1000)
-    assert may_copy(size) is expected
+    assert may_go_on(size) is expected
