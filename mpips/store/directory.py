@@ -24,7 +24,7 @@ from mpips.store.kernels.index import (
     USED_ENTRIES,
     USED_SLOTS,
 )
-from mpips.store.reserve import SMALL, grow_rows, release_rows
+from mpips.store.reserve import SMALL, Leftovers, grow_rows, release_rows
 from mpips.store.update import Slots
 from mpips.wire.types import KEY_SPACE, KeyArray, Table, ValueArray
 
@@ -34,6 +34,9 @@ PARTS_MIN: Final = 256
 Run = tuple[int, int]
 
 ROOM_MIN: Final = 256
+WASTE: Final = 8
+"""Which part of the index may be of use no more, before its memory is given back at any price."""
+
 RUN_MIN: Final = 512
 """Slots in a row whose memory is worth giving back."""
 
@@ -56,6 +59,7 @@ class Directory:
         self._parts[0, [USED_SLOTS, USED_ENTRIES]] = 1
         self._held: list[int] = []
         self._index: npt.NDArray[np.uint32] = np.zeros(ROOM_MIN, np.uint32)
+        self._leftovers = Leftovers(self._index)
         self.keys: KeyArray = np.zeros(ROOM_MIN, np.uint64)
 
     @property
@@ -189,8 +193,9 @@ class Directory:
 
     def _release(self, first: int, end: int) -> list[Run]:
         """Give back the memory of some parts, and return the runs of slots that it was."""
+        most = self.sizes()[1] // WASTE
         for base, size in self._parts[first:end, [BASE, SIZE]].tolist():
-            release_rows(self._index, base, base + size)
+            self._leftovers.add(base, base + size, most)
         slots = np.sort(self._collect(first, end))
         edges = np.flatnonzero(np.diff(slots) != 1) + 1
         runs = [(int(run[0]), int(run[-1]) + 1) for run in np.split(slots, edges) if len(run)]
@@ -201,9 +206,12 @@ class Directory:
 
     def _give_back(self) -> None:
         """Give back the memory of areas that are of use no more."""
-        for base, end in self._parts[1 : 1 + int(self._parts[0, FREED]), :2].tolist():
-            release_rows(self._index, base, end)
-        self._parts[0, FREED] = 0
+        many = int(self._parts[0, FREED])
+        if many:
+            most = self.sizes()[1] // WASTE
+            for base, end in self._parts[1 : 1 + many, :2].tolist():
+                self._leftovers.add(base, end, most)
+            self._parts[0, FREED] = 0
 
     def _move_areas(self) -> None:
         """Take a larger index, and put all areas at its front."""
@@ -212,6 +220,7 @@ class Directory:
         if 2 * self.sizes()[1] > room or room <= SMALL:
             room *= 2
         self._index = grow_rows(old[:0], room)
+        self._leftovers = Leftovers(self._index)
         at = 1
         for part in self._parts[FIRST:]:
             base, size = int(part[BASE]), int(part[SIZE])

@@ -2,7 +2,8 @@
 
 import contextlib
 import mmap
-from typing import Any, Final
+from bisect import bisect_left
+from typing import Any, Final, final
 
 import numpy as np
 
@@ -78,6 +79,45 @@ def release_rows(rows: np.ndarray, first: int, last: int) -> None:
     end = last * width // mmap.PAGESIZE * mmap.PAGESIZE
     if begin < end and isinstance(memory, mmap.mmap):
         _advise(memory, mmap.MADV_DONTNEED, begin, end - begin)
+
+
+@final
+class Leftovers:
+    """Rows of a reserve that are of use no more, given back when they make up huge pages.
+
+    A huge page of which a part is given back becomes small pages, and what else is on it is found
+    more slowly.
+
+    Args:
+        rows: the reserve.
+    """
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._rows = rows
+        self._each = max(1, HUGE // rows.strides[0])
+        self._edge = -rows.ctypes.data % HUGE // rows.strides[0]
+        self._runs: list[tuple[int, int]] = []
+        self._count = 0
+
+    def add(self, first: int, last: int, count_max: int) -> None:
+        """Take rows [first, last); give back all that there are if they are too many."""
+        self._count += last - first
+        at = bisect_left(self._runs, (first, last))
+        if at < len(self._runs) and self._runs[at][0] == last:
+            last = self._runs.pop(at)[1]
+        if at and self._runs[at - 1][1] == first:
+            at -= 1
+            first = self._runs.pop(at)[0]
+        begin = -(-(first - self._edge) // self._each) * self._each + self._edge
+        end = (last - self._edge) // self._each * self._each + self._edge
+        if self._count > count_max:
+            begin, end = first, last
+        left = [(first, last)]
+        if begin < end:
+            release_rows(self._rows, begin, end)
+            self._count -= end - begin
+            left = [(low, high) for low, high in ((first, begin), (end, last)) if low < high]
+        self._runs[at:at] = left
 
 
 def _map(size: int) -> mmap.mmap:

@@ -38,7 +38,7 @@ FREED_MAX: Final = 64
 FIRST: Final = 1 + FREED_MAX
 """Row of the first part."""
 
-BLOCK: Final = 128
+BLOCK: Final = 512
 _0, _1, _32 = np.uint64(0), np.uint64(1), np.uint64(32)
 # An area grows by half when 5/8 of it are filled; on average, half are.
 _LOAD, _OF = np.uint64(5), np.uint64(8)
@@ -129,7 +129,10 @@ def _find_homes(
             p += 1
         last, base = parts[p, LAST], parts[p, BASE]
         low, shift, scale = parts[p, BEGIN], parts[p, SHIFT], parts[p, SCALE]
-        stop = end if keys[end - 1] <= last else at + _keys_up_to(last, keys[:end], at)
+        # Of a short list, a part has few keys.
+        stop = end if keys[end - 1] <= last else at + 1
+        while stop < end and keys[stop] <= last:
+            stop += 1
         for i in range(at, stop):
             of[i - begin] = p
         for i in range(at, stop):
