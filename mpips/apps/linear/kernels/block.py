@@ -7,6 +7,7 @@ where each begins, `columns` the places in the block, `values` the z_ij.
 import math
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from mpips.apps.linear.kernels.types import (
@@ -90,6 +91,41 @@ def _curvature(small: float, radius: float) -> float:
     return min(0.25, small / ((1.0 + small) * (1.0 + small)) * psi)
 
 
+@njit(nogil=True)
+def _add_products(
+    columns: npt.NDArray[np.uint64], values: Floats, count: int, curvature: float, h: Floats
+) -> None:
+    """Add the products of a row's values, times its curvature, to the lower triangle of `h`.
+
+    The row has the first `count` of `columns` and `values`, rising. Four at a time meet all those
+    before, which are so fetched once for four.
+    """
+    n, out = np.uint64(len(h)), h.reshape(-1)
+    whole = count - count % 4
+    for k in range(0, whole, 4):
+        a, b, c, d = columns[k] * n, columns[k + 1] * n, columns[k + 2] * n, columns[k + 3] * n
+        p, q = curvature * values[k], curvature * values[k + 1]
+        r, s = curvature * values[k + 2], curvature * values[k + 3]
+        for e in range(k + 1):
+            at, x = columns[e], values[e]
+            out[a + at] += p * x
+            out[b + at] += q * x
+            out[c + at] += r * x
+            out[d + at] += s * x
+        # The corner: what the four have with each other.
+        for e in range(k + 1, k + 4):
+            at, x = columns[e], values[e]
+            if e == k + 1:
+                out[b + at] += q * x
+            if e <= k + 2:
+                out[c + at] += r * x
+            out[d + at] += s * x
+    for k in range(whole, count):
+        a, p = columns[k] * n, curvature * values[k]
+        for e in range(k + 1):
+            out[a + columns[e]] += p * values[e]
+
+
 @compiled((INDICES, STARTS, INDICES, VECTOR, VECTOR, VECTOR, VECTOR_OUT, MATRIX_OUT))
 def model(
     ids: Indices,
@@ -118,6 +154,11 @@ def model(
 
     Cost: the sum over the rows of their nonzeros squared.
     """
+    most = 0
+    for r in range(len(ids)):
+        most = max(most, starts[r + 1] - starts[r])
+    # Indices without a sign need no look at whether they count from the end.
+    row, part = np.empty(most, np.uint64), np.empty(most)
     for r in range(len(ids)):
         begin, end = starts[r], starts[r + 1]
         m = margins[ids[r]]
@@ -128,11 +169,9 @@ def model(
             radius += abs(values[k]) * trust[columns[k]]
         curvature = _curvature(small, radius)
         for k in range(begin, end):
-            c = columns[k]
-            g[c] -= values[k] * doubt
-            v = curvature * values[k]
-            for e in range(begin, k + 1):
-                h[c, columns[e]] += v * values[e]
+            row[k - begin], part[k - begin] = columns[k], values[k]
+            g[columns[k]] -= values[k] * doubt
+        _add_products(row, part, end - begin, curvature, h)
 
 
 @compiled((INDICES, STARTS, INDICES, VECTOR, VECTOR, VECTOR_OUT))
