@@ -17,7 +17,7 @@ from typing import NoReturn
 from mpips.errors import DataError, MissingInputError, OutputError, UsageError
 from mpips.node import surroundings
 
-ROUNDS, RANKS = 5, 4
+ROUNDS, RANKS, RANKS_TO_GROW = 5, 4, 9
 SECONDS = 90.0
 """After so long no round is begun any more."""
 
@@ -38,6 +38,7 @@ class Row:
         mpi_seconds: of the same bytes by MPI alone.
         ratio_to_mpi: the second by the first; 1 is as fast as raw MPI.
         bytes_sent: what all nodes handed to the transport for it, copies and answers included.
+        cpu_seconds: processor time of all nodes for it, with what they spin.
         replicas: copies beside the owner's.
         filters: which are used.
         cached: whether servers remember the key list.
@@ -56,11 +57,13 @@ class Row:
     replicas: int = 0
     filters: str = "off"
     cached: bool = False
+    cpu_seconds: float = 0.0
 
     @property
     def name(self) -> str:
         """Return what is measured, in words."""
         where = f"{self.servers}x{self.workers}" + (f"+{self.replicas}" if self.replicas else "")
+        where += "" if self.filters == "off" else self.filters
         return f"{where:<7}{self.op:<6}{self.keys:>12,} {self.lists}"
 
 
@@ -69,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--json", metavar="FILE", type=Path, help="write the rows as JSON, too")
     add("--rounds", metavar="N", type=int, default=ROUNDS, help="default: %(default)s")
+    add("--growth", action="store_true", help="1, 2, 4 and 8 servers instead, and a plot")
     add("--compare", metavar=("A.json", "B.json"), nargs=2, type=Path,
         help="show two earlier runs side by side instead")  # fmt: skip
 
@@ -89,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     words = ["bench", "--rounds", str(arguments.rounds)]
     words += ["--json", str(arguments.json.absolute())] if arguments.json else []
-    return mpirun.start(RANKS, words)
+    words += ["--growth"] if arguments.growth else []
+    return mpirun.start(RANKS_TO_GROW if arguments.growth else RANKS, words)
 
 
 def be_rank(arguments: argparse.Namespace) -> NoReturn:
@@ -99,36 +104,39 @@ def be_rank(arguments: argparse.Namespace) -> NoReturn:
 
     mpi = start_mpi()
     world = mpi.COMM_WORLD
-    if world.Get_size() != RANKS:
-        what = f"bench needs {RANKS} ranks, not {world.Get_size()}"
-        raise UsageError(what, "", f"mpirun -n {RANKS} mpips bench")
+    ranks = RANKS_TO_GROW if arguments.growth else RANKS
+    if world.Get_size() != ranks:
+        what = f"bench needs {ranks} ranks, not {world.Get_size()}"
+        raise UsageError(what, "", f"mpirun -n {ranks} mpips bench")
     kernels.await_kernels(world.Get_rank() == 0, print)
-    from mpips.cli.bench_ranks import BURST, SETTINGS, Bench, Measured
+    from mpips.cli.bench_ranks import GROWTH, SETTINGS, Bench, Measured
 
     rows: list[Row] = []
-    for setting in SETTINGS:
+    settings, idle = GROWTH if arguments.growth else SETTINGS, 0.0
+    for setting in settings:
         size = setting.servers + setting.workers
         comm = world.Split(int(world.Get_rank() >= size))
         if world.Get_rank() < size:
             bench = Bench(comm, setting)
             rounds: list[list[Measured]] = []
-            end = time.monotonic() + SECONDS / len(SETTINGS)
+            end = time.monotonic() + SECONDS / len(settings)
             while len(rounds) < arguments.rounds:
                 rounds.append([bench.measure(case) for case in setting.cases])
                 # On a slow machine fewer rounds have to do.
                 if comm.bcast(time.monotonic() > end):
                     break
             for case, *found in zip(setting.cases, *rounds, strict=True):
-                seconds, raw, sent = (
+                seconds, raw, sent, cpu = (
                     statistics.median(getattr(one, name) for one in found)
-                    for name in ("seconds", "mpi_seconds", "bytes_sent")
+                    for name in ("seconds", "mpi_seconds", "bytes_sent", "cpu_seconds")
                 )
-                size = case.size // (BURST if case.op == "burst" else 1)
-                sent /= BURST if case.op == "burst" else 1
                 rows.append(Row(
-                    case.op, size, case.keys, case.name, setting.servers, setting.workers,
-                    seconds, raw, raw / seconds, sent, setting.replicas,
+                    case.op, case.size // case.messages, case.keys, case.name, setting.servers,
+                    setting.workers, seconds, raw, raw / seconds, sent, setting.replicas,
+                    setting.filters, case.is_cached, cpu,
                 ))  # fmt: skip
+            if setting == settings[0]:
+                idle = bench.idle_share()
         # The others wait without taking a core.
         done = world.Ibarrier()
         while not done.Test():
@@ -136,6 +144,9 @@ def be_rank(arguments: argparse.Namespace) -> NoReturn:
     code = 0
     if world.Get_rank() == 0:
         show(rows)
+        if arguments.growth:
+            plot(rows)
+        print(f"an idle node takes {100 * idle:.1f} % of a core")
         code = write(rows, arguments.json) if arguments.json else 0
     leave(mpi, code)
 
@@ -143,13 +154,29 @@ def be_rank(arguments: argparse.Namespace) -> NoReturn:
 def show(rows: list[Row]) -> None:
     """Print the rows as a table."""
     print(f"{'servers x workers + copies':<36}{'time':>11}{'raw MPI':>11}{'ratio':>7}"
-          f"{'keys/s':>10}{'sent/B':>8}")  # fmt: skip
+          f"{'keys/s':>10}{'sent/B':>8}{'CPU':>11}")  # fmt: skip
     for row in rows:
         took, raw = show_seconds(row.seconds), show_seconds(row.mpi_seconds)
         print(f"{row.name:<36}{took:>11}{raw:>11}{row.ratio_to_mpi:>7.2f}"
-              f"{row.workers * row.keys / row.seconds:>10.3g}{row.bytes_sent / row.bytes:>8.2f}")
+              f"{row.workers * row.keys / row.seconds:>10.3g}{row.bytes_sent / row.bytes:>8.2f}"
+              f"{show_seconds(row.cpu_seconds):>11}")  # fmt: skip
     print("ratio: raw MPI's time by ours, so 1 is as fast as raw MPI; a burst is told for each"
-          " push;\nsent/B: bytes that all nodes have sent, for each byte of keys and values")
+          " push;\nsent/B: bytes that all nodes have sent, for each byte of keys and values;"
+          " CPU: processor\ntime of all nodes, with what they spin")
+    sys.stdout.flush()
+
+
+def plot(rows: list[Row]) -> None:
+    """Print processor time and bytes of a key as bars, against the number of servers."""
+    kinds = dict.fromkeys((row.op, row.keys, row.lists) for row in rows)
+    for name, unit, factor in (("cpu_seconds", "ns", 1e9), ("bytes_sent", "bytes", 1.0)):
+        print(f"{name} a key, by servers ({unit}; bars: against the largest of a case)")
+        for op, keys, lists in kinds:
+            same = [row for row in rows if (row.op, row.keys, row.lists) == (op, keys, lists)]
+            each = [factor * getattr(row, name) / keys for row in same]
+            for row, value in zip(same, each, strict=True):
+                bar = "#" * round(30 * value / max(each)) if max(each) else ""
+                print(f"{op:<6}{keys:>10,} {lists:<9}{row.servers:>2} {value:>12.4g} {bar}")
     sys.stdout.flush()
 
 

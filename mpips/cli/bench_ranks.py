@@ -12,6 +12,7 @@ from mpi4py import MPI
 
 from mpips.config import parse
 from mpips.core.ring import place, place_copies
+from mpips.filters.caching import KEYS_MIN
 from mpips.node.app import App, Job
 from mpips.node.kv import Pending, Worker
 from mpips.node.loop import Node
@@ -23,6 +24,7 @@ from mpips.wire.types import NOBODY, KeyArray, Member, Table, View, make_epoch
 
 CHUNK_BYTES: Final = 2**20
 BURST: Final = 200
+IDLE_S: Final = 3.0
 KNOWN: Final = 4
 DATA, ANSWER, TURN = 1, 2, 3
 
@@ -52,7 +54,17 @@ class Case:
     @property
     def size(self) -> int:
         """Return the bytes of keys and values that travel."""
-        return (4 if self.lists is None else 12) * self.keys * (BURST if self.op == "burst" else 1)
+        return (4 if self.lists is None else 12) * self.keys * self.messages
+
+    @property
+    def messages(self) -> int:
+        """Return how many pushes or pulls an operation is."""
+        return BURST if self.op == "burst" else 1
+
+    @property
+    def is_cached(self) -> bool:
+        """Return whether the server knows the key list."""
+        return self.lists == 1 and self.keys >= KEYS_MIN
 
     @property
     def name(self) -> str:
@@ -85,15 +97,26 @@ class Setting:
     servers: int
     workers: int
     replicas: int
+    filters: str = "off"
+    grows: bool = False
 
     @property
     def cases(self) -> tuple[Case, ...]:
         """Return what is measured."""
+        if self.grows:
+            return GROWTH_CASES
         return SMALL + (LARGE if self == SETTINGS[0] else ())
 
 
-SETTINGS: Final = (Setting(1, 1, 0), Setting(2, 1, 0), Setting(2, 1, 1), Setting(2, 2, 0),
-                   Setting(2, 2, 1))  # fmt: skip
+SETTINGS: Final = (Setting(1, 1, 0), Setting(1, 1, 0, "lz4"), Setting(2, 1, 0), Setting(2, 1, 1),
+                   Setting(2, 2, 0), Setting(2, 2, 1))  # fmt: skip
+GROWTH: Final = tuple(Setting(servers, 1, 0, grows=True) for servers in (1, 2, 4, 8))
+GROWTH_CASES: Final = tuple(
+    Case(op, keys, repeats, lists)
+    for op in ("push", "pull")
+    for keys, repeats, lists in ((1, 50, 1), (1000, 20, KNOWN), (10**5, 3, KNOWN), (2**20, 3, None))
+)
+"""Cases for more and more servers."""
 
 
 class BenchApp(App):
@@ -109,11 +132,12 @@ class BenchApp(App):
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds an operation by mpips and by raw MPI, and the bytes that all nodes sent for it."""
+    """Seconds an operation by mpips and by raw MPI, and what all nodes sent and computed for it."""
 
     seconds: float
     mpi_seconds: float
     bytes_sent: float
+    cpu_seconds: float
 
 
 class Bench:
@@ -127,13 +151,15 @@ class Bench:
     def __init__(self, comm: MPI.Intracomm, setting: Setting) -> None:
         self._raw, self._setting = comm.Dup(), setting
         self._rank = comm.Get_rank()
+        # The ranks that take no part sleep.
+        self._is_crowded = comm.Get_size() > len(os.sched_getaffinity(0))
         self.is_server = self._rank < setting.servers
         most = max(case.size for case in setting.cases)
         self._buffer = np.ones(most, np.uint8)
         self._values = np.ones(max(case.keys for case in setting.cases), np.float32)
         self._lists: dict[int, list[KeyArray]] = {}
         self._random = np.random.default_rng(1 + self._rank)
-        config = parse("", "").sized(setting.workers)
+        config = parse("", "", [f"filters.compress={setting.filters}"]).sized(setting.workers)
         make = ServerNode if self.is_server else WorkerNode
         self._node = make(MPITransport(comm), time.monotonic, BenchApp, config)
         self._node.enter(self._view(), {"cases": setting.cases})
@@ -144,7 +170,7 @@ class Bench:
         self._raw.Barrier()
         raw = self._time(case, self._ask_raw) if not self.is_server else self._serve_raw(case)
         self._raw.Barrier()
-        before = sum(self._node.bytes_sent.values())
+        before, began = sum(self._node.bytes_sent.values()), time.process_time()
         if self.is_server:
             self._serve()
             ours = 0.0
@@ -152,11 +178,27 @@ class Bench:
             ours = self._time(case, self._ask)
             for server in range(self._setting.servers):
                 self._raw.Isend(self._buffer[:1], server, TURN).Free()
+        cpu = self._raw.allreduce(time.process_time() - began)
         sent = sum(self._node.bytes_sent.values()) - before
         # One operation more is done to begin with.
-        total = self._raw.allreduce(sent) / (case.repeats + 1) / self._setting.workers
+        many = (case.repeats + 1) * self._setting.workers * case.messages
+        sent = self._raw.allreduce(sent)
         ours, raw = (self._raw.allreduce(seconds, MPI.MAX) for seconds in (ours, raw))
-        return Measured(ours, raw, total)
+        return Measured(ours, raw, sent / many, cpu / many)
+
+    def idle_share(self) -> float:
+        """Return the share of a core that this rank takes when nothing comes."""
+        backoff, began = Backoff(self._is_crowded), time.monotonic()
+        # It sleeps longest after a second of silence.
+        self._wait_until(began + IDLE_S / 2, backoff)
+        half, cpu = time.monotonic(), time.process_time()
+        self._wait_until(began + IDLE_S, backoff)
+        return (time.process_time() - cpu) / (time.monotonic() - half)
+
+    def _wait_until(self, end: float, backoff: Backoff) -> None:
+        while time.monotonic() < end:
+            self._turn()
+            backoff.wait()
 
     def _view(self) -> View:
         """Return the view that a scheduler would have made."""
@@ -181,8 +223,7 @@ class Bench:
         began = time.perf_counter()
         for _ in range(case.repeats):
             operation(case)
-        many = BURST if case.op == "burst" else 1
-        return (time.perf_counter() - began) / case.repeats / many
+        return (time.perf_counter() - began) / case.repeats / case.messages
 
     # -- Raw MPI ---------------------------------------------------------------------------------
 
@@ -190,9 +231,9 @@ class Bench:
         """Exchange the bytes of an operation, each server its part, and one byte back."""
         servers = range(self._setting.servers)
         if case.op == "burst":
-            _finish([self._raw.Isend(self._buffer[:12], at % len(servers), DATA)
+            self._finish([self._raw.Isend(self._buffer[:12], at % len(servers), DATA)
                      for at in range(BURST)])  # fmt: skip
-            _finish([self._raw.Irecv(self._buffer[at : at + 1], at % len(servers), ANSWER)
+            self._finish([self._raw.Irecv(self._buffer[at : at + 1], at % len(servers), ANSWER)
                      for at in range(BURST)])  # fmt: skip
             return
         there, back = _ways(case, len(servers))
@@ -200,7 +241,7 @@ class Bench:
                     for at in servers for part in self._chunks(back, at)]  # fmt: skip
         requests += [self._raw.Isend(part, at, DATA)
                      for at in servers for part in self._chunks(there, at)]  # fmt: skip
-        _finish(requests)
+        self._finish(requests)
 
     def _serve_raw(self, case: Case) -> float:
         """Answer all workers' raw operations, one after the other."""
@@ -212,15 +253,23 @@ class Bench:
         for _ in range(case.repeats + 1):
             for worker in workers:
                 for _ in range(mine if is_burst else 1):
-                    size = 12 if is_burst else there
-                    _finish([self._raw.Irecv(part, worker, DATA) for part in self._chunks(size)])
-                    _finish([self._raw.Isend(part, worker, ANSWER) for part in self._chunks(back)])
+                    parts = self._chunks(12 if is_burst else there)
+                    self._finish([self._raw.Irecv(part, worker, DATA) for part in parts])
+                    parts = self._chunks(back)
+                    self._finish([self._raw.Isend(part, worker, ANSWER) for part in parts])
         return 0.0
 
     def _chunks(self, size: int, at: int = 0) -> list[npt.NDArray[np.uint8]]:
         """Return the chunks of one server's part of the buffer."""
         part = self._buffer[at * size : (at + 1) * size]
         return [part[begin : begin + CHUNK_BYTES] for begin in range(0, size, CHUNK_BYTES)]
+
+    def _finish(self, requests: list[MPI.Request]) -> None:
+        """Wait for transfers as mpips does: others have the core meanwhile where ranks are many."""
+        for request in requests:
+            while not request.Test():
+                if self._is_crowded:
+                    os.sched_yield()
 
     # -- mpips -----------------------------------------------------------------------------------
 
@@ -270,7 +319,7 @@ class Bench:
 
     def _drive(self, running: Coroutine[Pending, None, Any]) -> None:
         """Run a coroutine of the app to its end."""
-        backoff = Backoff(crowded=True)
+        backoff = Backoff(self._is_crowded)
         while True:
             try:
                 pending = running.send(None)
@@ -288,7 +337,7 @@ class Bench:
 
     def _serve(self) -> None:
         """Serve until all workers say that they are done."""
-        backoff, left = Backoff(crowded=True), self._setting.workers
+        backoff, left = Backoff(self._is_crowded), self._setting.workers
         while left:
             if self._turn():
                 backoff.busy()
@@ -306,10 +355,3 @@ def _ways(case: Case, servers: int) -> tuple[int, int]:
         return -(-case.size // servers), 1
     keys = 1 if case.lists is None else -(-8 * case.keys // servers)
     return keys, -(-4 * case.keys // servers)
-
-
-def _finish(requests: list[MPI.Request]) -> None:
-    """Wait for transfers, and let others have the core meanwhile."""
-    for request in requests:
-        while not request.Test():
-            os.sched_yield()

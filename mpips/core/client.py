@@ -131,26 +131,24 @@ class ClientMachine(Machine):
             ValueError: the clock of a push to a table with clocks does not rise.
         """
         assert pull or values is not None
-        self._timestamp += 1
+        self._timestamp = timestamp = self._timestamp + 1
         task = Task(
-            self._timestamp, table, stream, where, values, pull, clock, within, set(after), out
+            timestamp, table, stream, where, values, pull, clock, within, out, wants_clocks=clocks
         )
-        task.wants_clocks = clocks
         # Cut and number it now, whenever it is sent: pushes are applied in this order.
         self._cut(task)
+        if after:
+            task.after.update(after)
         if values is not None:
             self._number(task)
         if pull:
             self._need(task)
-        self._tasks[task.timestamp] = task
-        if not task.after:
-            return task.timestamp, self._begin(task) or self._finish(task)
-        task.after = {t for t in task.after if t in self._tasks}
-        for other in task.after:
-            self._followers.setdefault(other, []).append(task)
         if task.after:
-            return task.timestamp, []
-        return task.timestamp, self._begin(task) or self._finish(task)
+            task.after = {t for t in task.after if t in self._tasks}
+            for other in task.after:
+                self._followers.setdefault(other, []).append(task)
+        self._tasks[timestamp] = task
+        return timestamp, [] if task.after else self._begin(task) or self._finish(task)
 
     def set_delay(self, table: int, stream: int, max_delay: int) -> None:
         """Change tau of a logical worker on a bounded table, for the tasks that start from now on.
@@ -169,17 +167,18 @@ class ClientMachine(Machine):
 
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take an answer; an answer that nobody waits for is a duplicate, and ignored."""
+        kind = type(message)
         if isinstance(message, Forgotten):
             self.lists.miss(source, message)
             return self._send_anew(message.request) if message.request in self._requests else []
-        if not isinstance(message, PushAck | Values):
-            raise ProtocolError(f"client {self.node}: no step for {type(message).__name__}")
-        request = message.request
+        if kind is not PushAck and kind is not Values:
+            raise ProtocolError(f"client {self.node}: no step for {kind.__name__}")
+        request = message.request  # type: ignore[attr-defined]
         task = self._requests.pop(request, None)
         if task is None:
             return []
-        if isinstance(message, Values):
-            self._take(task, message)
+        if kind is Values:
+            self._take(task, message)  # type: ignore[arg-type]
         del task.requests[request]
         return [] if task.requests else self._finish(task)
 
@@ -224,10 +223,10 @@ class ClientMachine(Machine):
 
     def _cut(self, task: Task) -> None:
         """Cut a task by segment; those without keys are told of a push if there are clocks."""
-        table = self.tables[task.table]
-        is_told = self._clocked[task.table] and task.values is not None
-        notes = (task.within or (0, table.size)) if is_told else None
-        task.pieces = cut(table, task.where, notes)
+        table, notes = self.tables[task.table], None
+        if self._clocked[task.table] and task.values is not None:
+            notes = task.within or (0, table.size)
+        task.pieces = cut(table, self._sizes[task.table], task.where, notes)
 
     def _number(self, task: Task) -> None:
         """Give a push its number and clock, and its slices the numbers of the pushes before.
@@ -255,13 +254,17 @@ class ClientMachine(Machine):
             task.after.update(t for clock, t in stream.open if clock <= oldest)
             stream.open.append((task.clock, task.timestamp))
         stream.number += 1
-        task.number = stream.number
-        numbers = stream.numbers
-        task.pieces = split(task.pieces, numbers, self._sizes[task.table])
-        for piece in task.pieces:
-            segment, many = piece.segment, piece.segments
+        number = task.number = stream.number
+        numbers, pieces = stream.numbers, task.pieces
+        if len(pieces) != 1 or pieces[0].segments != 1:
+            pieces = task.pieces = split(pieces, numbers, self._sizes[task.table])
+        for piece in pieces:
+            segment = piece.segment
             piece.mark = numbers[segment]
-            numbers[segment : segment + many] = [stream.number] * many
+            if piece.segments == 1:
+                numbers[segment] = number
+            else:
+                numbers[segment : segment + piece.segments] = [number] * piece.segments
 
     def _need(self, task: Task) -> None:
         """Note the clocks that a pull waits for, by piece; none where it never waits.
@@ -298,6 +301,14 @@ class ClientMachine(Machine):
     def _send(self, task: Task, pieces: list[Piece]) -> list[Effect]:
         """Return requests for some pieces of a task, to their owners."""
         assert self._view is not None, "no view yet"
+        # Nearly all requests of few keys are of one segment.
+        owners = self._owners[task.table]
+        if not pieces:
+            return []
+        if len(pieces) == 1 and pieces[0].segments == 1:
+            request = Request(owners[pieces[0].segment], pieces)
+            request.is_all = pieces is task.pieces
+            return [self._message(task, request)]
         push_width, pull_width = self.widths[task.table]
         # Group by owner; the larger of the two ways counts.
         width = push_width if task.values is not None else 0
@@ -305,7 +316,8 @@ class ClientMachine(Machine):
             width = pull_width
         key_bytes = width * self._itemsizes[task.table]
         key_bytes += 0 if isinstance(task.where, tuple) else 8
-        requests = group(pieces, self._owners[task.table], key_bytes, self._sizes[task.table])
+        requests = group(pieces, owners, key_bytes, self._sizes[task.table])
+        requests[0].is_all = len(requests) == 1 and pieces is task.pieces
         return [self._message(task, request) for request in requests]
 
     def _send_anew(self, number: int) -> list[Effect]:
@@ -315,53 +327,39 @@ class ClientMachine(Machine):
         return self._send(task, task.requests.pop(number).pieces)
 
     def _message(self, task: Task, request: Request) -> Send:
-        assert self._view is not None
-        self._request += 1
-        self._requests[self._request] = task
-        task.requests[self._request] = request
-        request.epoch = self._view.epoch
+        """Return a request of a task."""
+        view, table, where, values = self._view, task.table, task.where, task.values
+        assert view is not None
+        self._request = number = self._request + 1
+        self._requests[number] = task
+        task.requests[number] = request
+        request.epoch = view.epoch
         # A pull's slices are marked with what they need, a push's with the push before.
-        pushes = task.values is not None
-        runs = [
-            (p.segment, p.segments, p.mark if pushes else p.need, p.begin, p.count)
-            for p in request.pieces
-        ]
-        slices = Slices(self._sizes[task.table], runs)
-        needs: tuple[int, ...] = ()
-        if pushes and task.pull and self.tables[task.table].mode != "eventual":
-            needs = tuple(p.need for p in request.pieces)
-        spans = request.spans()
-        keys = None if isinstance(task.where, tuple) else take_spans(task.where, spans)
-        message: Message
-        if task.values is None:
-            message = Pull(
-                epoch=self._view.epoch,
-                incarnation=self._incarnation,
-                request=self._request,
-                table=task.table,
-                slices=slices,
-                keys=keys,
-                stream=task.stream,
-                clock=task.clock,
-                wants_clocks=task.wants_clocks,
-            )
+        if values is None:
+            runs = [(p.segment, p.segments, p.need, p.begin, p.count) for p in request.pieces]
         else:
+            runs = [(p.segment, p.segments, p.mark, p.begin, p.count) for p in request.pieces]
+        slices = Slices(self._sizes[table], runs)
+        keys = None if isinstance(where, tuple) else where
+        if not request.is_all:
+            spans = request.spans()
+            keys = None if keys is None else take_spans(keys, spans)
+            values = None if values is None else take_spans(values, spans)
+        message: Push | Pull
+        if values is None:
+            message = Pull(
+                number, table, slices, keys, task.stream, task.clock, task.wants_clocks,
+                epoch=view.epoch, incarnation=self._incarnation,
+            )  # fmt: skip
+        else:
+            needs: tuple[int, ...] = ()
+            if task.pull and self.tables[table].mode != "eventual":
+                needs = tuple(p.need for p in request.pieces)
             message = Push(
-                epoch=self._view.epoch,
-                incarnation=self._incarnation,
-                request=self._request,
-                table=task.table,
-                stream=task.stream,
-                number=task.number,
-                clock=task.clock,
-                pull=task.pull,
-                slices=slices,
-                keys=keys,
-                values=take_spans(task.values, spans),
-                needs=needs,
-                base=self._stream(task.table, task.stream).base,
-                wants_clocks=task.wants_clocks,
-            )
+                number, table, task.stream, task.number, task.clock, task.pull, slices, keys,
+                values, needs, self._stream(table, task.stream).base, task.wants_clocks,
+                epoch=view.epoch, incarnation=self._incarnation,
+            )  # fmt: skip
         return Send(request.owner, self.lists.shorten(request.owner, message))
 
     # -- Gathering -------------------------------------------------------------------------------
@@ -372,29 +370,26 @@ class ClientMachine(Machine):
 
     def _finish(self, task: Task) -> list[Effect]:
         """Finish a task, and start what waited for it, which may be finished at once."""
-        effects: list[Effect] = []
+        effects = [self._close(task)]
+        if not self._followers:
+            return effects
         finished = deque([task])
         while finished:
-            task = finished.popleft()
-            del self._tasks[task.timestamp]
-            clocks = task.key_clocks(self.tables[task.table])
-            effects.append(Finished(task.timestamp, self._result(task), clocks))
-            for other in self._followers.pop(task.timestamp, ()):
-                other.after.discard(task.timestamp)
+            timestamp = finished.popleft().timestamp
+            for other in self._followers.pop(timestamp, ()):
+                other.after.discard(timestamp)
                 if not other.after:
                     sends = self._begin(other)
                     effects += sends
                     if not sends:
+                        effects.append(self._close(other))
                         finished.append(other)
         return effects
 
-    def _result(self, task: Task) -> np.ndarray | tuple[KeyArray, np.ndarray] | None:
-        if not task.pull:
-            return None
-        table, (_, pull_width) = self.tables[task.table], self.widths[task.table]
-        empty = np.empty((0, pull_width), DTYPES[table.dtype])
-        if table.kind == "dense" or not isinstance(task.where, tuple):
-            return empty if task.out is None else task.out
-        found = [task.found[segment] for segment in sorted(task.found)]
-        keys = np.concatenate([np.empty(0, np.uint64), *(keys for keys, _ in found)])
-        return keys, np.concatenate([empty, *(values for _, values in found)])
+    def _close(self, task: Task) -> Effect:
+        del self._tasks[task.timestamp]
+        table, width = self.tables[task.table], self.widths[task.table][1]
+        result = task.result(table, width) if task.pull else None
+        if task.clocks is None:
+            return Finished(task.timestamp, result)
+        return Finished(task.timestamp, result, task.key_clocks(table))

@@ -34,13 +34,15 @@ class Piece(msgspec.Struct):
 class Request(msgspec.Struct):
     """Pieces for one owner that travel in one message, sent in `epoch`.
 
-    `target` is where its answer is being received, of the incarnation `incarnation` of its owner.
+    `is_all` says that they are all pieces of a task. `target` is where its answer is being
+    received, of the incarnation `incarnation` of its owner.
     """
 
     owner: int
     pieces: list[Piece] = []
     size: int = 0
     epoch: int = 0
+    is_all: bool = False
     target: np.ndarray | None = None
     incarnation: int = 0
 
@@ -68,9 +70,23 @@ class Request(msgspec.Struct):
         return [s for p in self.pieces for s in range(p.segment, p.segment + p.segments)]
 
 
-def cut(table: Table, where: KeyArray | Range, notes: Range | None) -> list[Piece]:
-    """Return the pieces of a range, or of a key list with `notes` as `cut_keys` takes them."""
-    return cut_range(table, *where) if isinstance(where, tuple) else cut_keys(table, where, notes)
+def cut(table: Table, size: int, where: KeyArray | Range, notes: Range | None) -> list[Piece]:
+    """Return the pieces of a range, or of a key list with `notes` as `cut_keys` takes them.
+
+    Args:
+        table: the table that the keys belong to.
+        size: keys of a segment of it.
+        where: the keys.
+        notes: of a push to a table with clocks.
+    """
+    if isinstance(where, tuple):
+        return cut_range(table, *where)
+    # Nearly all short lists lie in one segment.
+    if notes is None and len(where):
+        first = int(where[0]) // size
+        if len(where) == 1 or int(where[-1]) // size == first:
+            return [Piece(first, 1, 0, len(where), 0)]
+    return cut_keys(table, where, notes)
 
 
 def cut_range(table: Table, begin: int, end: int) -> list[Piece]:
@@ -163,9 +179,7 @@ def cut_keys(table: Table, keys: KeyArray, notes: Range | None = None) -> list[P
     return pieces
 
 
-def group(
-    pieces: list[Piece], owners: Sequence[int], key_bytes: int, size: int
-) -> list[Request]:
+def group(pieces: list[Piece], owners: Sequence[int], key_bytes: int, size: int) -> list[Request]:
     """Return the requests that carry the pieces: one owner each, of a bounded size.
 
     Args:

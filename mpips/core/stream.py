@@ -10,7 +10,7 @@ from mpips.core.clock import RangeClock, VectorClock
 from mpips.core.consistency import History
 from mpips.core.slicing import Piece, Range, Request, length_of
 from mpips.wire.messages import Values
-from mpips.wire.types import KeyArray, Table, ValueArray
+from mpips.wire.types import DTYPES, KeyArray, Table, ValueArray
 
 
 class Task(msgspec.Struct):
@@ -24,8 +24,8 @@ class Task(msgspec.Struct):
     pull: bool
     clock: int
     within: Range | None
-    after: set[int]
     out: np.ndarray | None
+    after: set[int] = set()
     pieces: list[Piece] = []
     number: int = 0
     wants_clocks: bool = False
@@ -33,9 +33,7 @@ class Task(msgspec.Struct):
     requests: dict[int, Request] = {}
     found: dict[int, tuple[KeyArray, np.ndarray]] = {}
 
-    def place(
-        self, message: Values, size: int, width: int, dtype: np.dtype
-    ) -> np.ndarray | None:
+    def place(self, message: Values, size: int, width: int, dtype: np.dtype) -> np.ndarray | None:
         """Return where the values of an answer shall be received, as `ClientMachine.place` does."""
         request = self.requests[message.request]
         spans = request.spans()
@@ -51,7 +49,7 @@ class Task(msgspec.Struct):
 
     def take(self, table: Table, message: Values) -> None:
         """Put the values of an answer where the caller wants them."""
-        request, at = self.requests[message.request], 0
+        request, at, values = self.requests[message.request], 0, message.values
         if message.clocks:
             self.take_clocks(table, message.clocks)
         if message.keys is not None:
@@ -63,18 +61,32 @@ class Task(msgspec.Struct):
         # What was received in the caller's array is there.
         if request.target is not None:
             return
-        spans, values = request.spans(), message.values
-        if self.out is None:
-            length = length_of(self.where)
-            # What came is the caller's: it need not be copied if it is all that was asked for.
-            if spans == [(0, length)]:
+        if request.is_all:
+            # What came is all that was asked for, and the caller's, who need not copy it.
+            if self.out is None:
                 self.out = values
-                return
-            self.out = np.empty((length, values.shape[1]), values.dtype)
+            else:
+                self.out[:] = values
+            return
+        spans = request.spans()
+        if self.out is None:
+            self.out = np.empty((length_of(self.where), values.shape[1]), values.dtype)
         for begin, end in spans:
             if begin < end:
                 self.out[begin:end] = values[at : at + end - begin]
                 at += end - begin
+
+    def result(self, table: Table, width: int) -> np.ndarray | tuple[KeyArray, np.ndarray]:
+        """Return what was pulled; of the range of a sparse table the keys that exist, too."""
+        is_sparse_range = table.kind != "dense" and isinstance(self.where, tuple)
+        if not is_sparse_range and self.out is not None:
+            return self.out
+        empty = np.empty((0, width), DTYPES[table.dtype])
+        if not is_sparse_range:
+            return empty
+        found = [self.found[segment] for segment in sorted(self.found)]
+        keys = np.concatenate([np.empty(0, np.uint64), *(keys for keys, _ in found)])
+        return keys, np.concatenate([empty, *(values for _, values in found)])
 
     def take_clocks(self, table: Table, taken: list[list[Taken]]) -> None:
         """Add the clocks of an answer, which are those of its segments."""

@@ -16,14 +16,21 @@ from mpips.node.loop import Node
 from mpips.transport.base import Transport
 from mpips.wire.messages import (
     Beat,
+    Call,
     Copied,
+    Drop,
     Failed,
     Handed,
     Joined,
+    Kill,
     Message,
+    NewView,
     Progress,
     Return,
+    Save,
     Saved,
+    Start,
+    Stop,
     Stopped,
 )
 from mpips.wire.quiet import Drained, GoOn, Halt, Shrink, Shrunk
@@ -43,6 +50,10 @@ REPORTS: Final = (
     *(Copied, Saved, Beat, Drained, Shrunk),
 )
 """What is for the scheduler, wherever it is."""
+ORDERS: Final = (Call, Drop, Save, Kill)
+"""What only the scheduler of one's view may ask for."""
+TIMELESS: Final = (Start, NewView, Stop)
+"""What waits for no view, and may come from anybody."""
 
 
 class Follower(Node):

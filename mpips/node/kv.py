@@ -17,6 +17,9 @@ Keys = KeyArray | Range | None
 """Sorted unique keys, uint64 `(n,)`; or a range [begin, end); or None: the whole table."""
 
 
+_KEY = np.dtype(np.uint64)
+
+
 class Pending:
     """A push or pull on its way; `await` it for its result.
 
@@ -73,9 +76,7 @@ class Sender(Protocol):
     def watch(self, worker: int, timestamp: int, effects: list[Effect]) -> Pending:
         """Return what to await for a push or pull that was started with these effects."""
 
-    def ask(
-        self, worker: int, group: str, function: str, arguments: dict[str, Any]
-    ) -> Pending:
+    def ask(self, worker: int, group: str, function: str, arguments: dict[str, Any]) -> Pending:
         """Return what to await for the results of a function on a group of nodes, or on one."""
 
     def nodes(self, group: str) -> list[str]:
@@ -280,22 +281,23 @@ class Worker:
         out: ValueArray | None,
         clocks: bool,
     ) -> Pending:
-        index = self._node.table_index(name)
-        table = self._node.tables[index]
+        node = self._node
+        index = node.table_index(name)
+        table, (push_width, pull_width) = node.tables[index], node.client.widths[index]
         where, count = _check_keys(table, keys, pushes=values is not None)
         if within is not None:
             within = _check_within(table, where, within)
         if self.is_asked:
             raise ValueError("what a worker calls on other workers neither pushes nor pulls")
-        if values is not None and not self.may_push:
-            raise ValueError(f"recover() pushes to table {name}: it may only pull")
         if values is not None:
-            values = _check_values(table, values, count, self._node.client.widths[index][0])
+            if not self.may_push:
+                raise ValueError(f"recover() pushes to table {name}: it may only pull")
+            values = _check_values(table, values, count, push_width)
         if out is not None:
-            out = _check_out(table, out, count, self._node.client.widths[index][1])
+            out = _check_out(table, out, count, pull_width)
         if clocks and not table.has_clocks:
             raise ValueError(f"table {name} is eventual and does not aggregate: it has no clocks")
-        timestamp, effects = self._node.client.start(
+        timestamp, effects = node.client.start(
             index,
             self.id,
             where,
@@ -307,7 +309,7 @@ class Worker:
             out=out,
             clocks=clocks,
         )
-        return self._node.watch(self.id, timestamp, effects)
+        return node.watch(self.id, timestamp, effects)
 
 
 def _check_keys(table: Table, keys: Keys, pushes: bool) -> tuple[KeyArray | Range, int]:
@@ -321,8 +323,8 @@ def _check_keys(table: Table, keys: Keys, pushes: bool) -> tuple[KeyArray | Rang
         if table.kind == "sparse" and pushes:
             raise ValueError(f"table {table.name} is sparse: a push needs its keys")
         return (begin, end), end - begin
-    given = np.asarray(keys)
-    if given.dtype == np.uint64 and given.shape == (1,):
+    given = keys if type(keys) is np.ndarray else np.asarray(keys)
+    if given.dtype == _KEY and given.shape == (1,):
         # Nothing is to be checked of a single key but that the table has it.
         if table.size < KEY_SPACE and int(given[0]) >= table.size:
             raise _no_such_key(table, given[0])
@@ -371,13 +373,16 @@ def _check_out(table: Table, out: ValueArray, count: int, width: int) -> ValueAr
 
 def _check_values(table: Table, values: ValueArray, count: int, width: int) -> ValueArray:
     """Return values as the client wants them: two-dimensional, in the table's dtype."""
-    values = np.ascontiguousarray(values, dtype=DTYPES[table.dtype])
+    dtype = DTYPES[table.dtype]
+    is_fit = type(values) is np.ndarray and values.dtype == dtype and values.flags.c_contiguous
+    if not is_fit:
+        values = np.ascontiguousarray(values, dtype=dtype)
     if not _fits(values, count, width):
         raise ValueError(
             f"table {table.name} takes {width} values a key: an array of {count} x {width} for"
             f" {count} keys, not of {' x '.join(map(str, values.shape))}"
         )
-    return values.reshape(count, width)
+    return values if values.ndim == 2 else values.reshape(count, width)
 
 
 def _fits(array: ValueArray, count: int, width: int) -> bool:

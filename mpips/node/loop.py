@@ -43,7 +43,7 @@ KINDS: Final[dict[type[Message], str]] = {
 }
 """What the bytes of a message are counted as; of all others, as `CONTROL`."""
 
-FILTERED: Final = (Push, Pull, Values)
+FILTERED: Final = frozenset((Push, Pull, Values))
 """What filters and counts of keys are for."""
 
 
@@ -95,8 +95,8 @@ class Node(ABC):
             node = self.latest
             message = self._codec.decode(head, payload)
             self.stillness.note_received(source, message)
-            if node.chains and isinstance(message, FILTERED):
-                message = node.chains[message.table].decode(message)
+            if node.chains and type(message) in FILTERED:
+                message = node.chains[message.table].decode(message)  # type: ignore[attr-defined]
             if self.reach is not None:
                 self.reach("take", message)
             node.receive(source, message)
@@ -144,7 +144,7 @@ class Node(ABC):
     def carry_out(self, effects: Iterable[Effect]) -> None:
         """Do what a machine wants done."""
         for effect in effects:
-            if isinstance(effect, Send):
+            if type(effect) is Send:
                 self.send(effect.dest, effect.message)
             else:
                 self.perform(effect)
@@ -154,17 +154,19 @@ class Node(ABC):
         if self.stillness.holds(self, dest, message):
             return
         self.stillness.note_sent(dest, message)
-        if self.chains and isinstance(message, FILTERED):
-            message = self.chains[message.table].encode(message)
+        kind = type(message)
+        is_filtered = kind in FILTERED
+        if is_filtered and self.chains:
+            message = self.chains[message.table].encode(message)  # type: ignore[attr-defined]
         head, arrays = self._codec.encode(message)
         # All bytes that leave a node are counted here.
-        size = len(head)
+        size, sent = len(head), self.bytes_sent
         for array in arrays:
             size += array.nbytes
-        if isinstance(message, FILTERED) and message.keys is not None:
-            self.bytes_sent["keys"] += message.keys.nbytes
-            size -= message.keys.nbytes
-        self.bytes_sent[KINDS.get(type(message), CONTROL)] += size
+        if is_filtered and (keys := message.keys) is not None:  # type: ignore[attr-defined]
+            sent["keys"] += keys.nbytes
+            size -= keys.nbytes
+        sent[KINDS.get(kind, CONTROL)] += size
         if self.reach is not None:
             self.reach("send", message)
         self.transport.send(dest, head, arrays)

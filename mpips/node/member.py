@@ -7,11 +7,12 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import msgspec
 
 from mpips.config import Config
+from mpips.core.held import NEVER
 from mpips.core.machine import Effect
 from mpips.errors import MpipsError, ProtocolError, RanksLostError
 from mpips.filters.chain import make_chains
@@ -19,7 +20,7 @@ from mpips.node import surroundings
 from mpips.node.app import App, Job
 from mpips.node.calls import Calls
 from mpips.node.failure import tell_failure
-from mpips.node.follower import FLUSH_S, Follower
+from mpips.node.follower import FLUSH_S, ORDERS, TIMELESS, Follower
 from mpips.node.log import introduce, open_log
 from mpips.node.loop import KINDS
 from mpips.node.writing import Parts, Writing
@@ -47,11 +48,6 @@ from mpips.wire.messages import (
 from mpips.wire.types import Table, View, make_epoch
 
 log = logging.getLogger(__name__)
-
-ORDERS: Final = (Call, Drop, Save, Kill)
-"""What only the scheduler of one's view may ask for."""
-
-NEVER = 2**62
 
 
 class Member(Follower):
@@ -81,10 +77,10 @@ class Member(Follower):
     ) -> None:
         super().__init__(transport, clock, kind, config)
         self.tables: list[Table] = []
-        self._is_greeted = self._has_failed = False
+        self._is_greeted = self._has_failed = self.has_stopped = False
         self._failure: Failed | None = None
-        self.has_stopped = False
-        self._epoch = 0
+        # Of this view, and the first whose messages are for this role.
+        self._epoch = self._oldest = 0
         self._calls = Calls()
         # Who is in the job, with the epoch that appointed them; what comes from later views.
         self._members: dict[int, int] = {}
@@ -117,22 +113,27 @@ class Member(Follower):
         if self.exit_code is not None:
             return
         # Nearly all messages are the machine's.
-        is_data = type(message) in KINDS
+        is_data, epoch = type(message) in KINDS, message.epoch
         if not is_data and self.is_about_scheduler(source, message):
             return
         if self._has_failed and not isinstance(message, Stop | NewView):
             return
         # What belongs to a later view waits for it; the views themselves do not.
-        if message.epoch > self._epoch and not isinstance(message, Start | NewView | Stop):
+        if epoch > self._epoch and (is_data or not isinstance(message, TIMELESS)):
             self._parkings += 1
             self._parked.append((source, message))
-            return
-        if self._is_of_others(source, message) or self._is_of_before(message):
+        elif is_data:
+            if epoch < self._oldest or message.incarnation < self._members.get(source, NEVER):
+                self._refused += 1
+            else:
+                self.take(source, message)
+        elif self._is_of_others(source, message) or self._is_of_before(message):
             self._refused += 1
-            return
-        if is_data:
-            self.take(source, message)
-            return
+        else:
+            self._obey(source, message)
+
+    def _obey(self, source: int, message: Message) -> None:
+        """Do what the scheduler wants, or give the message to the machine."""
         match message:
             case Start(view=view):
                 if view.epoch > self._epoch:
@@ -161,13 +162,12 @@ class Member(Follower):
         if isinstance(message, ORDERS):
             return source != self.scheduler
         is_old = message.incarnation < self._members.get(source, NEVER)
-        return is_old and not isinstance(message, Start | NewView | Stop)
+        return is_old and not isinstance(message, TIMELESS)
 
     def _is_of_before(self, message: Message) -> bool:
         """Return whether a message is for what this node was before it got its role by a view."""
-        own = self._members.get(self.transport.node, 0)
-        is_for_all = isinstance(message, Start | NewView | Stop | Drop | Kill)
-        return own >= make_epoch(2, 0) and message.epoch < own and not is_for_all
+        is_for_all = isinstance(message, (*TIMELESS, Drop, Kill))
+        return message.epoch < self._oldest and not is_for_all
 
     def _begin(self, call: Call) -> None:
         """Run a call, unless an earlier scheduler has asked for the same already."""
@@ -204,9 +204,7 @@ class Member(Follower):
             self.send(self.scheduler, Beat(epoch=self._epoch, moved=self.pulse.moved()))
         self.watch_scheduler(now)
 
-    def answer(
-        self, request: int, result: Any, streams: Sequence[tuple[int, int]] = ()
-    ) -> None:
+    def answer(self, request: int, result: Any, streams: Sequence[tuple[int, int]] = ()) -> None:
         """Send a call's result to the scheduler, and how far its logical worker's streams are."""
         answer = Return(epoch=self._epoch, request=request, result=result, streams=list(streams))
         self._calls.note(answer)
@@ -310,6 +308,8 @@ class Member(Follower):
     def _know_view(self, view: View) -> None:
         self._epoch = view.epoch
         self._members = {member.node: member.incarnation for member in view.members}
+        own = self._members.get(self.transport.node, 0)
+        self._oldest = own if own >= make_epoch(2, 0) else 0
         # What the one before was told of is lost.
         if view.scheduler != self.scheduler and self._failure is not None:
             self.send(view.scheduler, self._failure)

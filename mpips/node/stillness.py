@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 LOOK_S: Final = 2.0
 """How long somebody whose pulse does not move is looked at, until it is taken for stopped."""
 
+_QUIET: Final = frozenset(QUIET)
+
 STILL_S_MAX: Final = 5.0
 """How long a node stands still when it hears nothing more."""
 
@@ -37,12 +39,12 @@ class Stillness:
 
     def note_sent(self, dest: int, message: Message) -> None:
         """Count a message, unless it is about the shrink."""
-        if not isinstance(message, QUIET):
+        if type(message) not in _QUIET:
             self._sent[dest] += 1
 
     def note_received(self, source: int, message: Message) -> None:
         """Count a message, unless it is about the shrink."""
-        if not isinstance(message, QUIET):
+        if type(message) not in _QUIET:
             self._received[source] += 1
 
     def holds(self, node: "Node", dest: int, message: Message) -> bool:

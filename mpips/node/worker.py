@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import iscoroutine
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 
@@ -25,8 +25,22 @@ from mpips.node.shard import data_facts, open_shards
 from mpips.node.writing import Parts
 from mpips.store.updates import find_update
 from mpips.transport.base import Bytes, Transport
-from mpips.wire.messages import Ask, Call, Drop, Message, Progress, Takeover, Told, Values
+from mpips.wire.messages import (
+    Ask,
+    Call,
+    Drop,
+    Forgotten,
+    Message,
+    Progress,
+    PushAck,
+    Takeover,
+    Told,
+    Values,
+)
 from mpips.wire.types import View
+
+ANSWERS: Final = frozenset((PushAck, Values, Forgotten))
+"""What the client waits for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -160,6 +174,9 @@ class WorkerNode(Member):
 
     def take(self, source: int, message: Message) -> None:
         """Step the client, or call off what another node has done."""
+        if type(message) in ANSWERS:
+            self.carry_out(self.client.step(self.clock(), source, message))
+            return
         if isinstance(message, Drop):
             running = self._running.get(message.worker)
             if running is not None and running.call.request == message.request:
@@ -277,9 +294,7 @@ class WorkerNode(Member):
         self.carry_out(effects)
         return pending
 
-    def ask(
-        self, worker: int, group: str, function: str, arguments: dict[str, Any]
-    ) -> Pending:
+    def ask(self, worker: int, group: str, function: str, arguments: dict[str, Any]) -> Pending:
         """Return what a logical worker awaits for the results of a function on other nodes."""
         assert self._view is not None
         timestamp, effects = self._asking.begin(worker, group, function, arguments, self._view)
@@ -294,9 +309,7 @@ class WorkerNode(Member):
         """Answer the call of another worker, for all logical workers that this node acts for."""
         results = [(one, self._run_asked(one, ask)) for one in sorted(self._workers)]
         incarnation = self._members[self.transport.node]
-        told = Told(
-            epoch=self._epoch, incarnation=incarnation, request=ask.request, result=results
-        )
+        told = Told(epoch=self._epoch, incarnation=incarnation, request=ask.request, result=results)
         self.send(source, told)
 
     def _run_asked(self, worker: int, ask: Ask) -> Any:

@@ -200,7 +200,7 @@ class Network:
         for copy in range(1, int(random.integers(1, COPIES_MAX, endpoint=True)) + 1):
             self.copies += 1
             source, head, payload = frame
-            again = source, head, [array.copy() for array in payload]
+            again = source, memoryview(bytearray(head)), [array.copy() for array in payload]
             self._fly(random.exponential(faults.late_s), dest, copy, again)
 
     def take(self, node: int) -> list[Frame]:
@@ -233,7 +233,7 @@ class _SimulatedTransport(Transport):
         if dest in self.lost:
             return
         copies = [as_bytes(array).copy() for array in payload]
-        self._network.put(dest, (self.node, memoryview(bytes(head)), copies))
+        self._network.put(dest, (self.node, memoryview(bytearray(head)), copies))
 
     def poll(self) -> list[Frame]:
         if self._network.has_deaths:

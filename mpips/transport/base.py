@@ -27,7 +27,7 @@ Frame = tuple[int, memoryview, list[Bytes]]
 Place = Callable[[int, memoryview, list[int]], list[Bytes] | None]
 """Says where a large payload is to be received: source, head and sizes in bytes to arrays."""
 
-SMALL_FRAME = 65536
+SMALL_FRAME = 4096 - 64
 """Bytes of head and payload up to which a frame is copied and travels as one message."""
 
 FRAMES_PER_POLL = 64

@@ -36,7 +36,7 @@ class LoopTransport(Transport):
             return
         # Copies, as over a network: what the sender does to its arrays now stays its own affair.
         copies = [as_bytes(array).copy() for array in payload]
-        self._inboxes[dest].append((self.node, memoryview(bytes(head)), copies))
+        self._inboxes[dest].append((self.node, memoryview(bytearray(head)), copies))
 
     def poll(self) -> list[Frame]:
         """Return the frames that are here, at most `FRAMES_PER_POLL`; never blocks."""

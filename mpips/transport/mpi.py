@@ -5,6 +5,11 @@ and then the arrays, cut into chunks under a second tag, which are received wher
 MPI keeps the order of messages between two ranks under one tag, and the receiver opens the heads
 of a sender in that order; so the n-th chunk received is the n-th chunk sent, without any number.
 
+Messages are so short that MPI has them whole before it shows them, and for each sender a receive
+is posted, once its greeting has come, which has a tag of its own: a message that finds its receive
+costs half of one that is looked for. What is longer (heads, mostly of the scheduler) is announced
+by a message, and received under one more tag.
+
 Only a few chunks are under way at a time. The rest waits here, which keeps the memory of MPI
 bounded and lets the small frames pass.
 
@@ -26,28 +31,28 @@ from mpi4py import MPI
 
 from mpips.errors import ProtocolError
 from mpips.transport.backoff import Backoff
-from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_bytes, is_large
-from mpips.transport.lanes import Lane, Transfers
-from mpips.transport.packing import pack, unpack
+from mpips.transport.base import FRAMES_PER_POLL, Frame, Transport, as_bytes, is_large
+from mpips.transport.inbox import HERE, Inbox
+from mpips.transport.lanes import Lane, Memory, Transfers
+from mpips.transport.mpi_deaths import DEATHS, reports_deaths
+from mpips.transport.outbox import Outbox
+from mpips.transport.packing import MESSAGE_BYTES, announce, announced, cut, pack, unpack
 from mpips.transport.watchdog import die, watchdog
 
 CHUNK_BYTES = 4 << 20
 """Bytes of a chunk: long enough for full bandwidth, short enough to stay in the cache."""
 
-CHUNKS_UNDER_WAY = 4
-MESSAGES_UNDER_WAY = 64
-"""How many sends to one node are given to MPI before the first of them is done."""
+LOOKS = 16
+"""Polls that find messages for each that looks for new senders, too."""
 
-EAGER_BYTES = 4096
-"""Size up to which a message is here, whole, when it is found: the least of MPI's own limits."""
+CHUNKS_UNDER_WAY = 4
+"""How many chunks to one node, or from it, are given to MPI before the first of them is done."""
 
 SHRINK_S_MAX = 10.0
 """How long a shrink may take, until the watchdog ends this process."""
 
-_MESSAGE, _CHUNK = 1, 2
+_MESSAGE, _CHUNK, _LONG, _GREETING = 1, 2, 3, 4
 """Tags."""
-
-_DEATHS = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING)
 
 _graveyard: list[object] = []
 """Requests given up, and their memory, which MPI may still read or write (ULFM: never touch)."""
@@ -61,21 +66,26 @@ class MPITransport(Transport):
         super().__init__(comm.Get_rank(), comm.Get_size())
         self._comm: MPI.Comm = comm.Dup()
         self._comm.Set_errhandler(MPI.ERRORS_RETURN)
-        self._sees_losses = _reports_failures(self._comm)
-        self._status = MPI.Status()
+        self._sees_losses = reports_deaths(self._comm)
         self._ready: list[Frame] = []
-        self._unsent = 0
+        self._looks = 0
         self._error: ProtocolError | None = None
         # By node: its rank in the communicator of now; and the other way round.
         self._first = self._comm.Get_group()
         self._ranks = self._nodes = list(range(self.size))
         self._failed = 0
+        self._status = MPI.Status()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with nothing on its way in the communicator of now."""
         # Lanes are made when a node is first met, and looked at while something moves in them.
-        self._messages_out: dict[int, Lane[None]] = {}
-        self._chunks_out: dict[int, Lane[None]] = {}
+        self._moving: dict[Transfers[Any], int] = {}
+        self._outbox = Outbox(self._isend, self._has_lost, self._moving, {_CHUNK: CHUNKS_UNDER_WAY})
+        # Messages that wait for a long one before them, so that chunks find their frames.
         self._messages_in: dict[int, Transfers[bytearray]] = {}
         self._chunks_in: dict[int, Lane[Frame | None]] = {}
-        self._moving: dict[Transfers[Any], int] = {}
+        self._inboxes: dict[int, Inbox] = {}
 
     def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
         """Queue a frame for a node; a large payload is sent from where it is."""
@@ -85,11 +95,18 @@ class MPITransport(Transport):
             return
         follows = is_large(len(head), size)
         message = pack(head, payload, follows)
-        chunks = _chunks([as_bytes(array) for array in payload]) if follows else []
+        chunks = cut([as_bytes(array) for array in payload], CHUNK_BYTES) if follows else []
         try:
-            self._start(self._messages_out, _MESSAGE, dest, message)
+            start = self._outbox.start
+            if not self._outbox.knows(dest, _GREETING):
+                start(dest, _GREETING, b"", True)
+            if len(message) <= MESSAGE_BYTES:
+                start(dest, _MESSAGE, message, True)
+            else:
+                start(dest, _MESSAGE, announce(len(message)), True)
+                start(dest, _LONG, message, False)
             for chunk in chunks:
-                self._start(self._chunks_out, _CHUNK, dest, chunk)
+                start(dest, _CHUNK, chunk, False)
         except MPI.Exception as error:
             self._suffer(error, dest)
 
@@ -109,20 +126,20 @@ class MPITransport(Transport):
 
     def unsent(self) -> int:
         """Return how many messages and chunks to nodes that are not lost have not left."""
-        return self._unsent
+        return self._outbox.unsent
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything has left, at most so many seconds, and tell whether it has."""
         deadline = time.monotonic() + timeout_s
         backoff = Backoff()
         while not self._error:
-            before = self._unsent
+            before = self._outbox.unsent
             self._progress()
-            if not self._unsent:
+            if not self._outbox.unsent:
                 return True
             if time.monotonic() >= deadline:
                 return False
-            if self._unsent < before:
+            if self._outbox.unsent < before:
                 backoff.busy()
             else:
                 backoff.wait()
@@ -140,6 +157,9 @@ class MPITransport(Transport):
         if node not in self.dead:
             for request, _, _ in given_up:
                 request.Cancel()
+        if (inbox := self._inboxes.pop(node, None)) is not None:
+            _graveyard.append(inbox)
+            inbox.close()
         self._bury(node)
 
     def shrink(self, dead: Collection[int], give_up: Callable[[], None]) -> None:
@@ -153,12 +173,10 @@ class MPITransport(Transport):
             except MPI.Exception:
                 die()
         # All that is left of the old one may still be touched by MPI.
-        _graveyard.extend((self._comm, self._moving))
-        self._comm, self._failed, self._unsent = comm, 0, 0
-        self._moving = {}
-        for lanes in (self._messages_out, self._chunks_out, self._messages_in, self._chunks_in):
-            _graveyard.append(dict(lanes))
-            lanes.clear()
+        lanes = self._messages_in, self._chunks_in
+        _graveyard.append((self._comm, self._moving, self._outbox, self._inboxes, lanes))
+        self._comm, self._failed = comm, 0
+        self._begin()
         group = comm.Get_group()
         self._nodes = list(group.Translate_ranks(None, self._first))
         group.Free()
@@ -174,10 +192,13 @@ class MPITransport(Transport):
 
         The communicator is not freed, because that may wait for the other ranks.
         """
-        _graveyard.extend(self._moving)
-        self._moving = {}
+        _graveyard.extend((*self._moving, *self._inboxes.values(), self._outbox))
+        for inbox in self._inboxes.values() if not self._error else ():
+            inbox.close()
+        self._inboxes = {}
+        self._moving.clear()
         self._ready.clear()
-        self._unsent = 0
+        self._outbox.unsent = 0
         self._error = self._error or ProtocolError("The transport is closed.")
 
     def _progress(self) -> None:
@@ -208,54 +229,79 @@ class MPITransport(Transport):
             self._notice()
 
     def _fetch(self) -> None:
-        """Begin to receive the messages that are here, a bounded number."""
-        probe, status = self._comm.Improbe, self._status
-        for _ in range(FRAMES_PER_POLL):
-            found = probe(MPI.ANY_SOURCE, _MESSAGE, status)
-            if found is None:
-                return
-            source, size = self._nodes[status.source], status.count
-            if size > EAGER_BYTES:
-                self._notice()
-            message = bytearray(size)
-            request = found.Irecv(message)
-            if source in self.lost:
-                self._take_last(source, request, message)
-                continue
-            # Messages of one sender are opened in order, so that its chunks find their frames.
-            lane = self._messages_in.get(source)
-            if lane is None:
-                lane = self._messages_in[source] = Transfers(partial(self._open, source))
-            try:
-                is_here = lane.is_idle() and request.Test()
-            except MPI.Exception as error:
-                _graveyard.append((request, message))
-                self._suffer(error, source)
-                continue
-            if is_here:
-                self._open(source, message)
-            else:
-                lane.follow(request, message, message)
-                self._moving[lane] = source
-        # Improbe raises after a death, but only when no message waits, which may never happen.
-        self._notice()
+        """Take the messages that are here, a bounded number of each sender."""
+        found = False
+        for source, inbox in list(self._inboxes.items()):
+            found |= self._empty(source, inbox)
+        # Where messages come, one look of many is enough for new senders, and for deaths.
+        self._looks += 1
+        if not found or self._looks % LOOKS == 0:
+            self._meet()
+            self._notice()
 
-    def _take_last(self, source: int, request: MPI.Request, message: bytearray) -> None:
-        """Take a message of a lost node, if MPI has all of it; the rest will never come."""
-        grave = len(_graveyard)
-        _graveyard.append((request, message))
-        # This leaves a request that is not done as it is, which Test does not.
-        if not request.Get_status():
-            return
-        request.Test()
-        del _graveyard[grave]
-        head, sizes, arrays, follows = unpack(message)
-        if source not in self._forgotten and not follows:
-            self._count_received(len(head) + sum(sizes))
-            self._ready.append((source, head, arrays))
+    def _empty(self, source: int, inbox: Inbox) -> bool:
+        """Take messages of one sender, and return whether there was any."""
+        for count in range(FRAMES_PER_POLL):
+            try:
+                message = inbox.take()
+            except MPI.Exception as error:
+                _graveyard.append(self._inboxes.pop(source))
+                self._suffer(error, source)
+                return bool(count)
+            if message is None:
+                return bool(count)
+            if source in self._messages_in or source in self.lost:
+                self._queue(source, message)
+            else:
+                self._open(source, message)
+        return True
+
+    def _meet(self) -> None:
+        """Let messages come of those who have sent a greeting.
+
+        After a death this raises, until MPI is told that it is known.
+        """
+        while (found := self._comm.Improbe(MPI.ANY_SOURCE, _GREETING, self._status)) is not None:
+            rank = self._status.source
+            source = self._nodes[rank]
+            found.Recv(bytearray(0))
+            if source not in self._inboxes and source not in self.lost:
+                receive = partial(self._comm.Recv_init, source=rank, tag=_MESSAGE)
+                self._inboxes[source] = Inbox(receive, MPI.Status())
+                self._empty(source, self._inboxes[source])
+
+    def _queue(self, source: int, message: bytearray) -> None:
+        """Take a message that is a lost node's, or behind one that is not here yet."""
+        lane = self._messages_in.get(source)
+        if source in self.lost:
+            # What follows it will never come.
+            if source in self._forgotten or announced(message):
+                return
+            head, sizes, arrays, follows = unpack(message)
+            if not follows:
+                self._count_received(len(head) + sum(sizes))
+                self._ready.append((source, head, arrays))
+        elif lane is None or lane.is_idle():
+            self._open(source, message)
+        elif size := announced(message):
+            self._receive_long(source, size)
+        else:
+            lane.follow(HERE, message, message)
+
+    def _receive_long(self, source: int, size: int) -> None:
+        """Receive a message that did not fit into one; those after it wait."""
+        lane = self._messages_in.get(source)
+        if lane is None:
+            lane = self._messages_in[source] = Transfers(partial(self._open, source))
+        message = bytearray(size)
+        lane.follow(self._comm.Irecv(message, self._ranks[source], _LONG), message, message)
+        self._moving[lane] = source
 
     def _open(self, source: int, message: bytearray) -> None:
-        """Hand over a small frame; begin to receive the payload of a large one."""
+        """Hand over a small frame; begin to receive what follows of a large one."""
+        if size := announced(message):
+            self._receive_long(source, size)
+            return
         head, sizes, arrays, follows = unpack(message)
         self._count_received(len(head) + sum(sizes))
         if follows:
@@ -271,7 +317,7 @@ class MPITransport(Transport):
             begin = partial(self._comm.Irecv, source=self._ranks[source], tag=_CHUNK)
             lane = self._chunks_in[source] = Lane(begin, self._complete, CHUNKS_UNDER_WAY)
         # The last chunk to be received completes the frame.
-        *chunks, last = _chunks(arrays)
+        *chunks, last = cut(arrays, CHUNK_BYTES)
         for chunk in chunks:
             lane.add(chunk, None)
         lane.add(last, (source, head, arrays))
@@ -281,38 +327,12 @@ class MPITransport(Transport):
         if frame:
             self._ready.append(frame)
 
-    def _start(
-        self, lanes: dict[int, Lane[None]], tag: int, dest: int, data: bytes | Bytes
-    ) -> None:
-        """Send a message or a chunk, or let it wait for those before it."""
-        lane = lanes.get(dest)
-        if lane is None:
-            window = CHUNKS_UNDER_WAY if tag == _CHUNK else MESSAGES_UNDER_WAY
-            begin = partial(self._comm.Isend, dest=self._ranks[dest], tag=tag)
-            lane = lanes[dest] = Lane(begin, self._leave, window)
-        # Most small messages have left at once, and need not be remembered.
-        if lane.is_idle():
-            # Where something moves, MPI may have learned of a death since the last poll.
-            if self._moving:
-                self._notice()
-            if dest in self.lost:
-                return
-            request = self._comm.Isend(data, self._ranks[dest], tag)
-            try:
-                # A longer one is not done before it is received, so that a look at it is wasted.
-                if len(data) <= EAGER_BYTES and request.Test():
-                    return
-            except MPI.Exception:
-                _graveyard.append((request, data))
-                raise
-            lane.follow(request, data, None)
-        else:
-            lane.add(data, None)
-        self._unsent += 1
-        self._moving[lane] = dest
+    def _isend(self, data: Memory, node: int, tag: int) -> MPI.Request:
+        return self._comm.Isend(data, self._ranks[node], tag)
 
-    def _leave(self, _: None) -> None:
-        self._unsent -= 1
+    def _has_lost(self, node: int) -> bool:
+        self._notice()
+        return node in self.lost
 
     def _notice(self) -> None:
         """See who is dead as far as MPI knows; costs 0.2 us."""
@@ -328,29 +348,44 @@ class MPITransport(Transport):
 
     def _lose(self, dead: frozenset[int]) -> None:
         """Give up nodes that are dead for MPI."""
-        for node in dead - self.dead:
+        new = dead - self.dead
+        for node in new:
             self._bury(node)
         self.dead |= dead
         self.lost |= dead
+        for node in new:
+            self._take_rest(node)
 
     def _bury(self, node: int) -> None:
         """Give up all that is under way with a node; what MPI has of it is never touched again."""
-        for lanes in (self._messages_out, self._chunks_out):
-            if node in lanes:
-                self._unsent -= len(lanes[node])
+        self._outbox.bury(node)
         for lane in [lane for lane, peer in self._moving.items() if peer == node]:
             _graveyard.append(lane.give_up())
             del self._moving[lane]
 
-    def _suffer(self, error: MPI.Exception, peer: int | None = None) -> None:
-        """Take an error of MPI: it tells of a death, or is the end of this transport.
+    def _take_rest(self, node: int) -> None:
+        """Take the messages of a lost node that MPI has; the rest will never come."""
+        inbox, rank = self._inboxes.pop(node, None), self._ranks[node]
+        if inbox is None:
+            return
+        _graveyard.append(inbox)
+        if (message := inbox.take_last()) is not None:
+            self._queue(node, message)
+        try:
+            while (found := self._comm.Improbe(rank, _MESSAGE, self._status)) is not None:
+                message = bytearray(self._status.count)
+                request = found.Irecv(message)
+                _graveyard.append((request, message))
+                # This leaves a request that is not done as it is, which Test does not.
+                if request.Get_status():
+                    self._queue(node, message)
+        except MPI.Exception:
+            return
 
-        Args:
-            error: what MPI raised.
-            peer: whose request it was.
-        """
+    def _suffer(self, error: MPI.Exception, peer: int | None = None) -> None:
+        """Take an error of MPI about a peer: it tells of a death, or ends this transport."""
         kind = error.Get_error_class()
-        if not self._sees_losses or kind not in _DEATHS:
+        if not self._sees_losses or kind not in DEATHS:
             what = f"MPI failed: {error.Get_error_string()}."
             self._error = ProtocolError(what, f"node {self.node}")
             return
@@ -359,24 +394,4 @@ class MPITransport(Transport):
         if kind == MPI.ERR_PROC_FAILED and peer is not None:
             self._bury(peer)
             self.lost |= {peer}
-
-
-def _chunks(arrays: list[Bytes]) -> list[Bytes]:
-    """Cut arrays into views of at most `CHUNK_BYTES`; an empty array gives none."""
-    step = CHUNK_BYTES
-    return [array[at : at + step] for array in arrays for at in range(0, array.nbytes, step)]
-
-
-def _reports_failures(comm: MPI.Intracomm) -> bool:
-    """Tell whether this MPI knows which ranks have failed.
-
-    MPICH has the call, but it never names anybody; and the classes of errors that tell of deaths
-    are there that of an unknown error.
-    """
-    if MPI.ERR_PROC_FAILED == MPI.ERR_UNKNOWN:
-        return False
-    try:
-        comm.Get_failed().Free()
-    except (NotImplementedError, MPI.Exception):
-        return False
-    return True
+            self._take_rest(peer)

@@ -8,6 +8,9 @@
          head
          arrays, each at a multiple of 8, unless FOLLOWS
 
+A message that is longer than `MESSAGE_BYTES` travels in two: the first has the bytes of the second
+and `LONG`, where the number of arrays would be.
+
 Integers are little-endian. The layout is that of one job's memory, not of a file: both ends run the
 same version.
 """
@@ -22,7 +25,10 @@ import numpy.typing as npt
 from mpips.errors import ProtocolError
 from mpips.transport.base import Bytes
 
-FOLLOWS = 1 << 31
+MESSAGE_BYTES = 4096
+"""Bytes of a message that is here, whole, when it is found: the least of MPI's own limits."""
+
+FOLLOWS, LONG = 1 << 31, (1 << 32) - 1
 
 _COUNTS = struct.Struct("<II")
 _PADDING = [bytes(count) for count in range(8)]
@@ -50,6 +56,22 @@ def pack(head: bytes, arrays: Sequence[npt.NDArray[Any]], follows: bool) -> byte
     # Everything before the head has a multiple of 8 bytes, so the head alone decides its padding.
     start = struct.pack(f"<II{count}Q", len(head), count, *sizes)
     return b"".join((start, head, _PADDING[-len(head) % 8], *padded))
+
+
+def cut(arrays: Sequence[Bytes], step: int) -> list[Bytes]:
+    """Cut arrays into views of at most `step` bytes; an empty array gives none."""
+    return [array[at : at + step] for array in arrays for at in range(0, array.nbytes, step)]
+
+
+def announce(size: int) -> bytes:
+    """Return the message that says how long the one is that comes after it."""
+    return _COUNTS.pack(size, LONG)
+
+
+def announced(message: bytearray) -> int:
+    """Return what `announce` was given; 0 if this is the message itself."""
+    size, count = _COUNTS.unpack_from(message) if len(message) == _COUNTS.size else (0, 0)
+    return size if count == LONG else 0
 
 
 def unpack(message: bytearray) -> tuple[memoryview, list[int], list[Bytes], bool]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpips.cli import main
-from mpips.cli.bench import Row
+from mpips.cli.bench import Row, plot
 
 
 def row(op: str, seconds: float, mpi_seconds: float, replicas: int = 0) -> Row:
@@ -33,6 +33,22 @@ def test_runs_are_compared_by_their_ratios(
     assert [line for line in lines if line[0].startswith("1x1")] == [
         ["1x1", "push", "1,024", "range", "200.0", "us", "200.0", "us", "0.10", "0.20", "2.00"]
     ]
+
+
+def test_growth_is_drawn_against_the_largest_of_its_case(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = [
+        Row("push", 12, 1, "fresh", servers, 1, 1e-4, 1e-5, 0.1, 24.0, cpu_seconds=servers * 1e-6)
+        for servers in (1, 2, 4)
+    ]
+    plot(rows)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    bars = [(line[3], line[4], len(line[5])) for line in lines if line[0] == "push"]
+    assert bars == [
+        ("1", "1000", 8), ("2", "2000", 15), ("4", "4000", 30),
+        ("1", "24", 30), ("2", "24", 30), ("4", "24", 30),
+    ]  # fmt: skip
 
 
 def test_run_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

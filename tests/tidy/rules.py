@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 PURE = ("wire", "filters", "store", "core")
 IMPURE = {"time", "random", "os", "threading", "socket", "logging"}
-MPI_FILES = re.compile(r"mpips/(transport/mpi|node/launch|cli/bench\w*)(\.py|/)")
+MPI_FILES = re.compile(r"mpips/(transport/mpi\w*|node/launch|cli/bench\w*)(\.py|/)")
 
 # Who may print: the commands, the console, and what runs before or after it.
 PRINTERS = ("mpips/cli/", "mpips/node/console.py", "mpips/node/mpirun.py", "mpips/node/run.py",

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mpips.testing.contract import TransportContract, random_bytes
+from mpips.testing.contract import TransportContract
+from mpips.testing.frames import random_bytes
 from mpips.transport.base import Transport
 from mpips.transport.loop import LoopTransport
 

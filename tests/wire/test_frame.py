@@ -223,7 +223,7 @@ def test_codec_goes_on_after_an_error() -> None:
     assert codec.decode(head, []) == PushAck(request=7)
 
 
-def frame(keys: int = 100) -> tuple[bytes, list[np.ndarray]]:
+def frame(keys: int = 300) -> tuple[bytes, list[np.ndarray]]:
     """Return a frame with an array, which is beside its head if it has many keys."""
     slices = Slices(4, [(0, 1, 0, 0, 2), (1, 3, 0, 4, 9)])
     message = Pull(request=3, table=1, slices=slices, keys=np.arange(keys, dtype=np.uint64))
@@ -231,7 +231,7 @@ def frame(keys: int = 100) -> tuple[bytes, list[np.ndarray]]:
     return head, [array.view(np.uint8) for array in arrays]
 
 
-@pytest.mark.parametrize("keys", [3, 100])
+@pytest.mark.parametrize("keys", [3, 300])
 def test_each_flipped_bit_of_a_head_is_noticed_or_harmless(keys: int) -> None:
     head, payload = frame(keys)
     codec = Codec()
@@ -249,7 +249,7 @@ def test_each_flipped_bit_of_a_head_is_noticed_or_harmless(keys: int) -> None:
     assert harmless == 8
 
 
-@pytest.mark.parametrize("keys", [3, 100])
+@pytest.mark.parametrize("keys", [3, 300])
 def test_each_truncated_head_is_noticed(keys: int) -> None:
     head, payload = frame(keys)
     for length in range(len(head)):
