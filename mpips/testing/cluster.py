@@ -11,6 +11,7 @@ from mpips.core.machine import Machine
 from mpips.core.moving import Move
 from mpips.errors import ProtocolError, RanksLostError, UsageError
 from mpips.node.app import App, check_model
+from mpips.node.folder import RunFolder
 from mpips.node.local import make_nodes, stalled_pulls
 from mpips.node.loop import Node
 from mpips.node.member import Member
@@ -44,6 +45,7 @@ class Simulation:
         config: the effective config.
         seed: of delays and of the order in which nodes get their turn.
         faults: what goes wrong.
+        folder: of the run; None: nothing is written.
 
     Attributes:
         answers: what the scheduler has answered to orders.
@@ -52,7 +54,14 @@ class Simulation:
         dead: the nodes that were killed.
     """
 
-    def __init__(self, kind: type[App], config: Config, seed: int, faults: Faults = CALM) -> None:
+    def __init__(
+        self,
+        kind: type[App],
+        config: Config,
+        seed: int,
+        faults: Faults = CALM,
+        folder: RunFolder | None = None,
+    ) -> None:
         check_model(kind, config)
         config = config.sized(max(1, config.run.workers))
         self._random = np.random.default_rng(seed)
@@ -60,8 +69,9 @@ class Simulation:
         size = 1 + config.run.servers + config.run.workers + config.run.spares
         self.network = Network(size, self._random, faults)
         self.nodes = make_nodes(
-            self.network.transports(), self.network.clock, kind, config, acceptors=ACCEPTORS_MAX
-        )
+            self.network.transports(), self.network.clock, kind, config, folder,
+            acceptors=ACCEPTORS_MAX,
+        )  # fmt: skip
         self._is_over = False
         self.pauses = 0
         self.is_healed = faults == CALM

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mpips.files.checkpoint import load_checkpoint
 from mpips.node.folder import read_result
+from mpips.node.resume import CHECKPOINTS
 from tests.kill.harness import PATIENCE_S, Job, left_behind
 from tests.kill.judge import judge
 from tests.kill.plans import KILL, RIGHT, Plan
@@ -24,11 +26,13 @@ class Story:
         orders: each with the share of the work after which it comes; "kill NODE" is one, too.
         roles: of the nodes in the end.
         die_at: the point at which a rank dies.
+        every_s: seconds between checkpoints; 0: there are none.
     """
 
     orders: tuple[tuple[float, str], ...]
     roles: dict[int, str]
     die_at: str = ""
+    every_s: float = 0.0
 
 
 START = {0: "scheduler", 1: "worker", 2: "worker", 3: "spare", 4: "spare", 5: "server",
@@ -45,6 +49,11 @@ STORIES = {
     "a server comes": Story(((0.1, "add-server"),), but(n3="server")),
     "a server comes, another goes": Story(
         ((0.1, "add-server 4"), (0.3, "remove-server 6")), but(n4="server", n6="spare")
+    ),
+    "a server comes, another goes, and checkpoints are written all the time": Story(
+        ((0.1, "add-server 4"), (0.3, "remove-server 6")),
+        but(n4="server", n6="spare"),
+        every_s=0.1,
     ),
     "a server comes and goes and comes": Story(
         ((0.1, "add-server 3"), (0.3, "remove-server 3"), (0.6, "add-server 3")),
@@ -79,7 +88,7 @@ STORIES = {
 @pytest.mark.parametrize("name", STORIES)
 def test_job_goes_on_while_nodes_come_and_go(name: str, tmp_path: Path) -> None:
     story = STORIES[name]
-    plan = Plan("orders", 1, **SIZES, expected=RIGHT, strikes=())
+    plan = Plan("orders", 1, **SIZES, expected=RIGHT, strikes=(), every_s=story.every_s)
     # Orders are processes of their own, which start slowly on a busy machine.
     settings = ("model.steps=90", "model.pause_s=0.02")
     with Job(plan, tmp_path, *settings, die_at=story.die_at) as job:
@@ -99,6 +108,11 @@ def test_job_goes_on_while_nodes_come_and_go(name: str, tmp_path: Path) -> None:
     assert result["redundancy"] == 1, report
     if any("server" in order for _, order in story.orders):
         assert result["counters"]["moved_segments"] > 0, report
+    if story.every_s:
+        whole = sorted((job.folder / CHECKPOINTS).glob("*/manifest.json"))
+        assert whole, report
+        for path in whole:
+            load_checkpoint(path.parent)
     assert processes_of(str(tmp_path)) == []
 
 
