@@ -47,8 +47,9 @@ class Run(Section, frozen=True, kw_only=True):
         spares: ranks that wait until another one dies, and take its role.
         seed: of everything random.
         resume: a run folder or one of its checkpoints, where this run goes on; "auto": the last
-            checkpoint in this run's own folder, if there is one.
+            checkpoint in its own folder, if there is one.
         stop_after_iterations: stop at a checkpoint at this clock (streams: minibatch); 0: never.
+        relief_s: compare servers' loads so long until hot segments move; 0: they never do.
         max_time_s: stop at a checkpoint after so many seconds; 0: never.
         debug: whether the ranks' logs tell of all that they do, not of warnings alone (--debug).
     """
@@ -62,6 +63,7 @@ class Run(Section, frozen=True, kw_only=True):
     seed: CountOrNone = 1
     resume: str = ""
     stop_after_iterations: CountOrNone = 0
+    relief_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     max_time_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     debug: bool = False
 
@@ -86,8 +88,7 @@ class Sync(Section, frozen=True, kw_only=True):
             be `max_delay` tasks old; "eventual": nobody waits. "": what the model's solver is
             made for.
         max_delay: of "bounded": tau in the paper. Larger: workers wait less and compute with older
-            values, so that more steps are needed. "auto": picked from how long workers wait, so
-            that runs differ.
+            values: more steps. "auto": picked from how long workers wait, so that runs differ.
     """
 
     mode: Literal["", "sequential", "bounded", "eventual"] = ""
@@ -98,8 +99,7 @@ class Filters(Section, frozen=True, kw_only=True):
     """The section [filters]: what makes messages smaller.
 
     Attributes:
-        compress: "lz4" packs keys and values without loss: good on slow networks, a loss of
-            time within one host.
+        compress: "lz4" packs keys and values without loss: for slow networks, not within one host.
     """
 
     compress: Literal["off", "lz4"] = "off"

@@ -60,6 +60,7 @@ class Conductor(Machine):
         resume: the checkpoint to begin with; None: the job is new.
         acceptors: how many nodes store its decisions at most; see `core/leader.py`.
         shrinks: whether the communicator is made smaller after deaths; see `core/quieting.py`.
+        relief_s: how long loads of servers are compared; see `core/relief.py`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Conductor(Machine):
         resume: Resume | None = None,
         acceptors: int = 1,
         shrinks: bool = False,
+        relief_s: float = 0.0,
     ) -> None:
         super().__init__(node)
         self.state, self.is_begun, self._is_new_here = "forming", False, False
@@ -87,7 +89,7 @@ class Conductor(Machine):
         self._saver, self._resume = Saver(when), resume
         self._views = Views(node, replicas, policy, acceptors)
         self._calling = Calling()
-        self.steering = self._steer()
+        self.steering = Steering(self._views, self._calling, self._saver, expected, relief_s)
         self._recovered = 0
         self._quieting = Quieting(shrinks)
         self._watch, self._host, self._silence_s = Watch(silence_s), host, silence_s
@@ -124,9 +126,6 @@ class Conductor(Machine):
         for node in alive:
             self._watch.heard(now, node)
 
-    def _steer(self) -> Steering:
-        return Steering(self._views, self._calling, self._saver, self._nodes.expected)
-
     def _take(self, now: float, source: int, message: Message) -> list[Effect]:
         nodes = self._nodes
         match message:
@@ -156,6 +155,7 @@ class Conductor(Machine):
                 return self._step_saved(now, source, message)
             case Beat():
                 self.see(now, message.moved)
+                self.steering.note_load(source, message)
             case Hello() | Ready() | Return() | Stopped() | Copied() | Saved() | Handed():
                 pass
             case _:

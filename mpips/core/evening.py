@@ -19,12 +19,6 @@ from mpips.wire.types import NOBODY, View
 MOVES_MAX: Final = 8
 """So many segments move at a time: the rest of the servers' time is the workers'."""
 
-HOT_RATIO: Final = 1.3
-"""Servers are uneven if one has so many times the mean load."""
-
-Loads = Mapping[tuple[int, int], int]
-"""By table and segment: the requests of late."""
-
 
 def plan_moves(view: View, moves_max: int = MOVES_MAX) -> list[Move]:
     """Return the moves that should begin now, beside those that are under way.
@@ -56,7 +50,7 @@ def _even_table(view: View, table: int) -> Iterator[Move]:
     free = movable(view, table)
     # Who leaves comes first, then whoever has most too much, where that matters.
     donors = sorted(view.leaving)
-    if _is_uneven(load, excess, len(owners), able):
+    if is_uneven(load, excess, len(owners), able):
         donors += sorted(set(able) & set(load), key=lambda node: (-excess[node], node))
     for donor in donors:
         is_leaving = donor in view.leaving
@@ -75,7 +69,7 @@ def _even_table(view: View, table: int) -> Iterator[Move]:
             yield Move(table, segment, node)
 
 
-def _is_uneven(
+def is_uneven(
     load: Mapping[int, int], excess: Mapping[int, int], segments: int, able: Collection[int]
 ) -> bool:
     """Return whether a server has more than it may have, or another much less than its share.
@@ -104,37 +98,3 @@ def _choose(
             if node in poor:
                 return segment, node
     return next(iter(mine)), min(poor, key=lambda node: (excess[node], node))
-
-
-def plan_relief(view: View, loads: Loads) -> list[Move]:
-    """Return the move of a hot segment from the busiest server to the idlest, if that evens out.
-
-    Nothing moves while other moves are under way, or where nobody has much more than the mean:
-    else segments would move to and fro. The hottest segment that leaves the one that gets it with
-    less than the one that gives it had is taken.
-    """
-    able = [node for node in view.nodes("server") if node not in view.leaving]
-    is_moving = any((part != NOBODY).any() for part in view.heirs)
-    if len(able) < 2 or is_moving or view.leaving or not loads:
-        return []
-    total = dict.fromkeys(able, 0)
-    for (table, segment), load in loads.items():
-        owner = int(view.owners[table][segment])
-        if owner in total:
-            total[owner] += load
-    busiest, idlest = max(able, key=total.__getitem__), min(able, key=total.__getitem__)
-    if total[busiest] * len(able) < HOT_RATIO * sum(total.values()):
-        return []
-    gap = total[busiest] - total[idlest]
-    fitting = [
-        (load, table, segment)
-        for (table, segment), load in loads.items()
-        if view.owners[table][segment] == busiest
-        and movable(view, table)[segment]
-        and 0 < load <= gap / 2
-    ]
-    if not fitting:
-        return []
-    load, table, segment = max(fitting)
-    # What is hardly used is not worth a move.
-    return [Move(table, segment, idlest)] if load * 10 >= gap else []

@@ -1,5 +1,7 @@
 """What a user may order while a job runs: servers and workers that come from the spares, or go."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from mpips.core.moving import ask_for_copies, give_role, send_away
@@ -17,7 +19,13 @@ COMMANDS: Final = {
 
 
 def decide(
-    view: View, epoch: int, command: str, node: int | None, replicas: int, iterations: int = 0
+    view: View,
+    epoch: int,
+    command: str,
+    node: int | None,
+    replicas: int,
+    iterations: int = 0,
+    shares: Mapping[int, float] = MappingProxyType({}),
 ) -> tuple[View, str]:
     """Return the view that follows an order, the same one if nothing does, and the answer.
 
@@ -28,12 +36,13 @@ def decide(
         node: whom it is about; None: whoever fits best.
         replicas: copies wanted of each segment.
         iterations: how far the job is.
+        shares: by server its part of the keys that were asked for of late.
 
     Raises:
         UsageError: the order cannot be followed.
     """
     if command == "status":
-        return view, describe(view, iterations)
+        return view, describe(view, iterations, shares)
     verb, _, role = command.partition("-")
     if command not in COMMANDS:
         raise UsageError(f"there is no order {command}", "", f"There are {', '.join(COMMANDS)}.")
@@ -81,20 +90,21 @@ def _remove(
     return new, f"server {chosen} gives {owned} segments to others, and is a spare then"
 
 
-def describe(view: View, iterations: int) -> str:
+def describe(view: View, iterations: int, shares: Mapping[int, float]) -> str:
     """Return a table of who is in the job, and what each has."""
     number, copies = view.epoch // make_epoch(1, 0), least_copies(view)
     lines = [f"view {number}   redundancy {copies}   iterations {iterations}"]
-    lines.append(f"{'node':>4}  {'role':<9}  {'owns':>5}  {'copies':>6}  {'works for':<10}  host")
+    head = f"{'node':>4}  {'role':<9}  {'owns':>5}  {'copies':>6}  {'load':>5}"
+    lines.append(f"{head}  {'works for':<10}  host")
     for member in sorted(view.members, key=lambda member: member.node):
         node = member.node
         owned = sum(int((part == node).sum()) for part in view.owners)
         copied = sum(int((part == node).sum()) for part in view.copies)
         acts = ",".join(str(worker) for worker, actor in enumerate(view.actors) if actor == node)
         role = "leaving" if node in view.leaving else member.role
-        lines.append(
-            f"{node:>4}  {role:<9}  {owned:>5}  {copied:>6}  {acts or '-':<10}  {member.host}"
-        )
+        load = f"{shares[node]:.0%}" if node in shares else "-"
+        has = f"{node:>4}  {role:<9}  {owned:>5}  {copied:>6}  {load:>5}"
+        lines.append(f"{has}  {acts or '-':<10}  {member.host}")
     moving = sum(int((part != NOBODY).sum()) for part in view.heirs)
     joining = sum(int((part != NOBODY).sum()) for part in view.joining)
     lines.append(f"moving {moving} segments   joining {joining} copies")

@@ -223,7 +223,7 @@ class SchedulerMachine(Conductor):
         self._nodes.dead.update(past.dead)
         self._recovered = len(past.dead)
         self._views.view, self._is_new_here = past.view, True
-        self.steering = self._steer()
+        self.steering.begin_anew(self._calling, self._nodes.expected)
         self._run(now, past.view, past.begun.pulses)
         effects: list[Effect] = [tell_of_succession(self._nodes.name(self.node), old, after_s)]
         if past.over is not None:

@@ -3,9 +3,11 @@
 from mpips.core.calling import Calling
 from mpips.core.machine import Effect
 from mpips.core.moving import Move
+from mpips.core.relief import Relief, plan_relief
 from mpips.core.saving import Saver
 from mpips.core.views import Views
 from mpips.errors import UsageError
+from mpips.wire.messages import Beat
 
 
 class Steering:
@@ -16,13 +18,19 @@ class Steering:
         calling: the tasks.
         saver: the checkpoints.
         roles: by node; kept as the views say.
+        relief_s: how long servers' loads are compared until hot segments move; 0: they never do.
     """
 
     def __init__(
-        self, views: Views, calling: Calling, saver: Saver, roles: dict[int, str]
+        self, views: Views, calling: Calling, saver: Saver, roles: dict[int, str], relief_s: float
     ) -> None:
         self._views, self._calling, self._saver = views, calling, saver
         self._roles = roles
+        self._relief = Relief(relief_s)
+
+    def begin_anew(self, calling: Calling, roles: dict[int, str]) -> None:
+        """Go on from another scheduler's view."""
+        self._calling, self._roles = calling, roles
 
     def tick(self, now: float) -> list[Effect]:
         """Admit copies, and take moves a step further.
@@ -31,6 +39,9 @@ class Steering:
         their copies of parts of a checkpoint.
         """
         is_busy = self._calling.is_among_servers or self._saver.is_pausing
+        assert self._views.view is not None
+        if not is_busy and (hot := self._relief.tick(now, self._views.view)) is not None:
+            self._views.wishes += plan_relief(self._views.view, *hot)
         effects = self._views.tick(now, not is_busy)
         # Whoever comes or goes by order has its role from this view on.
         self._roles.update(self._views.roles())
@@ -52,7 +63,12 @@ class Steering:
         """
         if self._views.view is None or self._calling.is_over:
             raise UsageError("the job is not running", "", "It forms still, or has done its work.")
-        return self._views.order(command, node, self._calling.iterations)
+        shares = self._relief.shares()
+        return self._views.order(command, node, self._calling.iterations, shares)
+
+    def note_load(self, source: int, beat: Beat) -> None:
+        """Note what a server was asked for."""
+        self._relief.note(source, beat.busy, beat.rest)
 
     def wish(self, move: Move) -> None:
         """Let a segment move, if it can, as soon as it can."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
 
-from mpips.core.evening import Loads, plan_moves, plan_relief
+from mpips.core.evening import plan_moves
 from mpips.core.forming import choose_acceptors
 from mpips.core.machine import Decide, Effect, Report, Send
 from mpips.core.membership import (
@@ -210,22 +211,27 @@ class Views:
         self._settled = view.epoch
         return view
 
-    def relieve(self, loads: Loads) -> None:
-        """Let a hot segment move, if that evens the load out."""
-        assert self.view is not None
-        self.wishes += plan_relief(self.view, loads)
-
     def order(
-        self, command: str, node: int | None, iterations: int
+        self,
+        command: str,
+        node: int | None,
+        iterations: int,
+        shares: Mapping[int, float] = MappingProxyType({}),
     ) -> tuple[str, list[Effect]]:
         """Follow a user's order; return what to answer, and what follows.
+
+        Args:
+            command: as of `orders.decide`, as are the others.
+            node: whom it is about.
+            iterations: how far the job is.
+            shares: of the load, by server.
 
         Raises:
             UsageError: it cannot be followed.
         """
         assert self.view is not None
         view, text = decide(
-            self.view, self._next(), command, node, self._replicas, iterations
+            self.view, self._next(), command, node, self._replicas, iterations, shares
         )
         if view is self.view:
             return text, []

@@ -201,8 +201,12 @@ class Member(Follower):
     def tick(self, now: float) -> None:
         """Tell the scheduler who is alive on this host, now and then."""
         if self.pulse is not None and self._epoch and self.is_beat_due(now):
-            self.send(self.scheduler, Beat(epoch=self._epoch, moved=self.pulse.moved()))
+            self.send(self.scheduler, self.beat(self.pulse.moved()))
         self.watch_scheduler(now)
+
+    def beat(self, moved: list[int]) -> Beat:
+        """Return what to tell the scheduler now and then: who is alive on this host."""
+        return Beat(epoch=self._epoch, moved=moved)
 
     def answer(self, request: int, result: Any, streams: Sequence[tuple[int, int]] = ()) -> None:
         """Send a call's result to the scheduler, and how far its logical worker's streams are."""

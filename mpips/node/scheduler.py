@@ -86,6 +86,7 @@ class SchedulerNode(Node):
             resume,
             acceptors if config.recovery.mode == "in-place" else 1,
             config.recovery.shrink == "quiet",
+            config.run.relief_s,
         )
         self._next_look = self._next_orders = 0.0
         self._control = Control(folder.path, folder.is_new) if folder is not None else None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mpips.config import Config
 from mpips.core.held import Held
+from mpips.core.load import Load
 from mpips.core.server import ServerMachine
 from mpips.node.app import App
 from mpips.node.member import Member
@@ -20,7 +21,7 @@ from mpips.store.frozen import Frozen, Guard
 from mpips.store.part import Part
 from mpips.store.table import make_store
 from mpips.transport.base import Transport
-from mpips.wire.messages import Ask, Call, Message, Told
+from mpips.wire.messages import Ask, Beat, Call, Message, Pull, Push, Told
 from mpips.wire.types import View
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class ServerNode(Member):
         self.machine: ServerMachine | None = None
         self.app: App | None = None
         self._next_look = 0.0
+        self._load = Load([])
 
     def know(self) -> dict[str, Any]:
         """Return nothing: servers do not read the data."""
@@ -56,6 +58,7 @@ class ServerNode(Member):
         stores = [make_store(table) for table in self.tables]
         self.machine = ServerMachine(self.transport.node, stores, self.job.logical_workers)
         self.machine.install(view)
+        self._load = Load([table.segments for table in self.tables])
 
     def install(self, view: View) -> None:
         """Step the machine."""
@@ -123,7 +126,14 @@ class ServerNode(Member):
             self.send(source, told)
             return
         assert self.machine is not None, "a push or pull before the start"
+        if isinstance(message, Push | Pull):
+            self._load.note(message)
         self.carry_out(self.machine.step(self.clock(), source, message))
+
+    def beat(self, moved: list[int]) -> Beat:
+        """Return who is alive on this host, and what this server was asked for."""
+        busy, rest = self._load.take()
+        return Beat(epoch=self._epoch, moved=moved, busy=busy, rest=rest)
 
     def tick(self, now: float) -> None:
         """Note in the log whom pulls have been waiting for, now and then."""

@@ -315,9 +315,15 @@ class NewView(Message, frozen=True, tag=18):
 
 
 class Beat(Message, frozen=True, tag=19):
-    """Member to scheduler, about every second: these processes on my host are alive."""
+    """Member to scheduler, about every second: these processes on my host are alive.
+
+    A server tells what it was asked for since then: table, segment and number of keys of the
+    hottest segments, and the keys of all others together.
+    """
 
     moved: list[int]
+    busy: list[tuple[int, int, int]] = []
+    rest: int = 0
 
 
 class Kill(Message, frozen=True, tag=20):

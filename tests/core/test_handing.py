@@ -6,7 +6,17 @@ import pytest
 
 from mpips.core.membership import admit
 from mpips.core.moving import Move, hand_over, name_heirs
-from mpips.wire.messages import Handed, Joined, Pull, Push, Replicate, Replicated, Snapshot
+from mpips.wire.frame import Codec
+from mpips.wire.messages import (
+    Handed,
+    Joined,
+    Message,
+    Pull,
+    Push,
+    Replicate,
+    Replicated,
+    Snapshot,
+)
 from mpips.wire.types import NOBODY, Table, View
 from tests.core.replicas import ALL, BOUNDED, DENSE, SPARSE, SUMS, Group, make_view
 
@@ -121,6 +131,51 @@ def test_pause_waits_for_the_delta_and_for_nothing_else() -> None:
     assert [m.statistics()["snapshots"] for m in group.servers.values()] == snapshots
     assert push in group.finished
     group.check_copies()
+
+
+def size_of(message: Message) -> int:
+    """Return how many bytes a message takes on its way."""
+    head, arrays = Codec().encode(message)
+    return len(head) + sum(array.nbytes for array in arrays)
+
+
+def move_under_load(keys: int, updates: int) -> tuple[int, int]:
+    """Move a segment while updates of 50 keys are on their way.
+
+    Returns:
+        The bytes that travel until the segment is stopped for its snapshot, and those that travel
+        from then on until its owner says that it is level.
+    """
+    table = Table(name="w", size=keys, segments=1)
+    group = make(table, [1], [[2]])
+    group.push((0, keys), 1.0)
+    group.deliver_all()
+    group.announce(name(group, 3))
+    snapshot = sum(size_of(message) for _, _, message in group.find(Snapshot))
+    group.deliver_all()
+    for number in range(updates):
+        group.push((number, number + 50), 1.0)
+    group.deliver(*group.find(Push))
+    group.announce(stop(group))
+    pause = 0
+    while not group.handed:
+        (letter, *_) = group.letters
+        pause += size_of(letter[2])
+        group.deliver(letter)
+    group.announce(hand(group))
+    group.deliver_all()
+    group.check_copies()
+    return snapshot, pause
+
+
+def test_pause_is_proportional_to_the_delta_and_not_to_the_size_of_the_segment() -> None:
+    sizes = {keys: move_under_load(keys, updates=8) for keys in (200, 2_000, 20_000)}
+    snapshots, pauses = zip(*sizes.values(), strict=True)
+    assert snapshots[2] > 50 * snapshots[0]
+    assert max(pauses) <= 1.02 * min(pauses)
+    deltas = [move_under_load(2_000, updates)[1] for updates in (8, 16, 32)]
+    assert deltas[1] == pytest.approx(2 * deltas[0], rel=0.1)
+    assert deltas[2] == pytest.approx(4 * deltas[0], rel=0.1)
 
 
 def test_copy_that_is_the_heir_needs_no_snapshot_at_all() -> None:

@@ -38,6 +38,8 @@ def draw_quiet(seed: int) -> tuple[Plan, str]:
     # The scheduler sends one to each, its node takes one from each.
     count = int(random.integers(servers)) if point in SCHEDULERS else 0
     count = int(random.integers(INSIDE_MS)) if point == "during Shrink" else count
+    # Once one has the order, it cannot be called off.
+    where = "inside" if point == "send Shrink" and count else where
     plan = Plan(where, seed, servers, workers, spares, workers, replicas=2, expected=RIGHT,
-                strikes=(strike,), every_s=0.3)  # fmt: skip
+                strikes=(strike,), every_s=1.0)  # fmt: skip
     return plan, f"{node} {point} {count}" if point else ""

@@ -1,0 +1,69 @@
+"""In a real job, the hot segments of a server move by themselves, and each push counts once."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mpips.node.folder import read_result
+from tests.kill.hot import SEGMENTS, Settings, hot_segments
+from tests.run.jobs import environment, mpips, processes_of, write_rows
+
+WORKERS, SERVERS = 2, (3, 4)
+CONFIG = """replicas = 1
+[run]
+servers = 2
+workers = 2
+relief_s = 1.0
+[data]
+train = "rows.h5"
+"""
+
+
+def loads(status: str) -> dict[int, int]:
+    """Return the share of the load of each server, in percent, of the answer to `status`."""
+    lines = [line.split() for line in status.splitlines()]
+    head = next(line for line in lines if "load" in line)
+    rows = [line for line in lines if line[0].isdigit()]
+    cells = {int(row[0]): row[head.index("load")] for row in rows}
+    return {node: int(cell[:-1]) for node, cell in cells.items() if cell != "-"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_hot_segments_move_and_each_push_counts_once(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.h5", rows=20)
+    (tmp_path / "job.toml").write_text(CONFIG, "utf-8")
+    command = [sys.executable, "-m", "mpips", "train", "job.toml", "--model", "tests.kill.hot:Hot"]
+    seen: list[dict[int, int]] = []
+    with open(tmp_path / "output", "wb") as output, subprocess.Popen(
+        [*command, "--out", "out"], cwd=tmp_path, env=environment(), stdout=output, stderr=output
+    ) as job:
+        try:
+            deadline = time.monotonic() + 200
+            while job.poll() is None and time.monotonic() < deadline:
+                done = mpips(tmp_path, "ctl", "out", "status")
+                found = loads(done.out) if done.code == 0 else {}
+                seen += [found] if found and found not in seen else []
+                time.sleep(0.2)
+        finally:
+            job.kill()
+    said = (tmp_path / "output").read_text("utf-8")
+    result = read_result(tmp_path / "out")
+    assert result is not None, said
+    assert result["exit_code"] == 0, said
+    # Each key of a hot segment was pushed so often, and each other one so often.
+    settings, hot = Settings(), hot_segments(SERVERS)
+    assert 0 < len(hot) < SEGMENTS
+    cold = WORKERS * settings.steps
+    wanted = {str(s): cold * (1 + settings.pushes * (s in hot)) for s in range(SEGMENTS)}
+    assert result["least"] == wanted
+    assert result["most"] == wanted
+    assert result["counters"]["moved_segments"] >= 2, (result["counters"], seen, said)
+    # Users see the load, and that it has become more even.
+    assert all(abs(sum(shares.values()) - 100) <= 1 for shares in seen), seen
+    assert max(seen[0].values()) > 65, seen
+    assert min(max(shares.values()) for shares in seen) < max(seen[0].values()) - 10, seen
+    assert processes_of(str(tmp_path)) == []
