@@ -136,7 +136,8 @@ class Follower(Node):
         Raises:
             RanksLostError: the scheduler is dead, and there is nobody who could.
         """
-        log.warning("node %s has died", ", ".join(map(str, sorted(nodes))))
+        # Who leaves before this node looks the same: whether it is a death is said by a view.
+        log.info("node %s is gone", ", ".join(map(str, sorted(nodes))))
         self._succession.lose(self.clock(), nodes)
         # Whoever follows it has to hear of this node.
         if self.scheduler in nodes:

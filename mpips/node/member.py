@@ -330,7 +330,8 @@ class Member(Follower):
             log.error("declared dead by view %d", view.epoch)
             self.is_fenced, self.exit_code = True, RanksLostError.exit_code
             return
-        for node in old.difference(self._members):
+        for node in sorted(old.difference(self._members)):
+            log.warning("node %d has died", node)
             self.transport.forget(node)
         member = view.member(self.transport.node)
         assert member is not None

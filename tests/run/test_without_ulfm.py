@@ -230,8 +230,8 @@ def test_death_under_mpich_has_the_exit_code_of_a_lost_rank(mpich: Path, folder:
 
 REPORTS = """
 from mpi4py import MPI
-from mpips.transport.mpi import _reports_failures
-print(MPI.COMM_SELF.Get_failed().size, _reports_failures(MPI.COMM_SELF))
+from mpips.transport.mpi_deaths import reports_deaths
+print(MPI.COMM_SELF.Get_failed().size, reports_deaths(MPI.COMM_SELF))
 """
 
 
