@@ -85,7 +85,11 @@ def test_job_goes_on_without_its_scheduler(kind: str, record: Record) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(4))
-def test_many_drawn_runs_with_all_faults_end_right(part: int, record: Record) -> None:
+def test_many_drawn_runs_with_all_faults_end_right(
+    part: int, record: Record, request: pytest.FixtureRequest
+) -> None:
+    if part and request.config.getoption("--seed") == 1:
+        pytest.skip("for soaks: mpips test sim --soak 2")
     for seed in range(5000 + 50 * part, 5050 + 50 * part):
         record.views.clear()
         run = trial.run_trial(seed)
