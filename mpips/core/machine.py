@@ -55,13 +55,20 @@ class Keep(msgspec.Struct, frozen=True, array_like=True):
     resume: Any
 
 
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """Effect: answer a user's order, which is known by its name."""
+
+    order: str
+    text: str
+
+
 class Decide(msgspec.Struct, frozen=True, array_like=True):
     """Effect: what follows happens once a majority has stored this; see `core/gate.py`."""
 
     entry: Entry
 
 
-Effect = Send | Finished | Report | End | Prepare | Keep | Decide
+Effect = Send | Finished | Report | End | Prepare | Keep | Answer | Decide
 
 
 class Machine(ABC):

@@ -16,12 +16,14 @@ class Past:
         view: the newest.
         done: the tasks of the plan that are finished, in order, without those of a run before.
         over: that the job stops, if it does.
+        orders: the answers to the user's orders that are decided, by the orders' names.
     """
 
     begun: Begun
     view: View
     done: list[Done] = field(default_factory=list)
     over: Over | None = None
+    orders: dict[str, str] = field(default_factory=dict)
 
     @property
     def dead(self) -> set[int]:
@@ -39,9 +41,10 @@ def read_log(log: Sequence[Entry]) -> Past | None:
     past = Past(begun, begun.view)
     for entry in log:
         match entry:
-            case Changed(view=view):
+            case Changed(view=view, order=order, answer=answer):
                 assert view.epoch > past.view.epoch, "views strictly increase"
                 past.view = view
+                past.orders.update({order: answer} if order else {})
             case Done():
                 past.done.append(entry)
             case Over():

@@ -13,7 +13,7 @@ from mpips.core.conductor import STOPPED_AT_CHECKPOINT, Conductor
 from mpips.core.farewell import STOPPING_S_MAX
 from mpips.core.forming import FORMING_S_MAX
 from mpips.core.leader import Group, Leader
-from mpips.core.machine import Decide, Effect, End, Send
+from mpips.core.machine import Answer, Decide, Effect, End, Send
 from mpips.core.mandate import Mandate
 from mpips.core.news import least_copies, tell_of_succession
 from mpips.core.past import Past, read_log
@@ -43,6 +43,8 @@ class SchedulerMachine(Conductor):
         super().__init__(*others, **named)
         self._mandate = Mandate(self.node, self._silence_s)
         self.has_given_up = False
+        # The orders that schedulers before have followed, and the answers.
+        self._ordered: dict[str, str] = {}
         self._waiting: deque[Effect] = deque()
         self._passed: list[Effect] = []
 
@@ -116,14 +118,21 @@ class SchedulerMachine(Conductor):
         effects = self._save_in(now, folder) if is_settled else self._give_out(now)
         return self._pass_on(now, effects)
 
-    def order(self, now: float, command: str, node: int | None) -> tuple[str, list[Effect]]:
-        """Follow a user's order; return the answer, and what follows once it is decided.
+    def order(self, now: float, name: str, command: str, node: int | None) -> list[Effect]:
+        """Follow a user's order; what follows, and the answer, come once it is decided.
+
+        Args:
+            now: as in `step`.
+            name: of the order; one that schedulers before have followed is not followed again.
+            command: one of `orders.COMMANDS`.
+            node: whom it is about; None: whoever fits best.
 
         Raises:
             UsageError: it cannot be followed.
         """
-        text, effects = self.steering.order(command, node)
-        return text, self._pass_on(now, effects)
+        if name in self._ordered:
+            return []
+        return self._pass_on(now, self.steering.order(name, command, node))
 
     def see(self, now: float, alive: Collection[int]) -> None:
         """Note nodes that somebody has seen alive."""
@@ -223,9 +232,12 @@ class SchedulerMachine(Conductor):
         self._nodes.dead.update(past.dead)
         self._recovered = len(past.dead)
         self._views.view, self._is_new_here = past.view, True
+        self._ordered = past.orders
         self.steering.begin_anew(self._calling, self._nodes.expected)
         self._run(now, past.view, past.begun.pulses)
         effects: list[Effect] = [tell_of_succession(self._nodes.name(self.node), old, after_s)]
+        # Whoever has ordered something may wait still for the answer.
+        effects += [Answer(name, text) for name, text in past.orders.items()]
         if past.over is not None:
             effects += self._stop_again(now, past.over, old, lost)
         else:

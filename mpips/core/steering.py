@@ -55,8 +55,8 @@ class Steering:
             self._calling.release(before.actors, self._views.view.actors)
         return effects
 
-    def order(self, command: str, node: int | None) -> tuple[str, list[Effect]]:
-        """Follow a user's order, as `mpips.core.orders` says; return the answer, and what follows.
+    def order(self, name: str, command: str, node: int | None) -> list[Effect]:
+        """Follow a user's order, as `mpips.core.orders` says; return what follows, and the answer.
 
         Raises:
             UsageError: it cannot be followed.
@@ -64,7 +64,7 @@ class Steering:
         if self._views.view is None or self._calling.is_over:
             raise UsageError("the job is not running", "", "It forms still, or has done its work.")
         shares = self._relief.shares()
-        return self._views.order(command, node, self._calling.iterations, shares)
+        return self._views.order(name, command, node, self._calling.iterations, shares)
 
     def note_load(self, source: int, beat: Beat) -> None:
         """Note what a server was asked for."""

@@ -3,13 +3,14 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Final
 
 import msgspec
 import numpy as np
 
 from mpips.core.evening import plan_moves
 from mpips.core.forming import choose_acceptors
-from mpips.core.machine import Decide, Effect, Report, Send
+from mpips.core.machine import Answer, Decide, Effect, Report, Send
 from mpips.core.membership import (
     Change,
     admit,
@@ -34,6 +35,8 @@ from mpips.errors import MpipsError, RanksLostError
 from mpips.wire.messages import Handed, Joined, NewView
 from mpips.wire.types import NOBODY, Member, Table, View, make_epoch
 from mpips.wire.voting import Changed
+
+NO_ANSWER: Final = Answer("", "")
 
 EPOCH = make_epoch(1, 0)
 """From one epoch of a proposer to its next."""
@@ -213,14 +216,16 @@ class Views:
 
     def order(
         self,
+        name: str,
         command: str,
         node: int | None,
         iterations: int,
         shares: Mapping[int, float] = MappingProxyType({}),
-    ) -> tuple[str, list[Effect]]:
-        """Follow a user's order; return what to answer, and what follows.
+    ) -> list[Effect]:
+        """Follow a user's order; the answer comes when what follows is decided.
 
         Args:
+            name: of the order.
             command: as of `orders.decide`, as are the others.
             node: whom it is about.
             iterations: how far the job is.
@@ -233,10 +238,11 @@ class Views:
         view, text = decide(
             self.view, self._next(), command, node, self._replicas, iterations, shares
         )
+        answer = Answer(name, text)
         if view is self.view:
-            return text, []
+            return [answer]
         self.orders += 1
-        return text, [*self.announce(view), Report("order", {"text": text})]
+        return [*self.announce(view, answer), Report("order", {"text": text}), answer]
 
     def settle(self) -> list[Effect]:
         """Give logical workers to who is new, and take them from who leaves, between two calls."""
@@ -250,13 +256,18 @@ class Views:
         assert self.view is not None
         return self.announce(reassign(self.view, self._next(), actors))
 
-    def announce(self, view: View) -> list[Effect]:
-        """Decide a view, then tell all nodes, servers first: the others will ask them."""
+    def announce(self, view: View, answer: Answer = NO_ANSWER) -> list[Effect]:
+        """Decide a view, then tell all nodes, servers first: the others will ask them.
+
+        Args:
+            view: the newest from now on.
+            answer: to the user's order that it follows.
+        """
         self.view = view
         members = sorted(view.members, key=lambda member: member.role != "server")
         nodes = [member.node for member in members if member.role != "scheduler"]
         news = [Send(node, NewView(epoch=view.epoch, view=view)) for node in nodes]
-        return [Decide(Changed(view)), *news]
+        return [Decide(Changed(view, answer.order, answer.text)), *news]
 
     def _staff(self, view: View) -> View:
         """Return a view with its scheduler, and with acceptors among its members."""

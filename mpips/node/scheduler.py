@@ -8,7 +8,7 @@ from typing import Any, final
 
 from mpips.config import Config
 from mpips.core.leader import Leader
-from mpips.core.machine import Effect, End, Keep, Prepare, Report
+from mpips.core.machine import Answer, Effect, End, Keep, Prepare, Report
 from mpips.core.predicate import find_predicate
 from mpips.core.saving import Resume, When
 from mpips.core.scheduler import STOPPED_AT_CHECKPOINT, SchedulerMachine
@@ -53,6 +53,7 @@ class SchedulerNode(Node):
         acceptors: how many nodes store its decisions at most: then it may die.
 
     Attributes:
+        answers: those to the user's orders, by the orders' names.
         is_told: whether the user knows of the error, or will be told by who started the ranks.
     """
 
@@ -97,6 +98,7 @@ class SchedulerNode(Node):
             told |= {"left out": ", ".join(map(str, resume.dropped))} if resume.dropped else {}
             self._report("resume", told)
         self.result: dict[str, Any] = {}
+        self.answers: dict[str, str] = {}
         self.is_told = False
         self._app: App | None = None
         self._shown: dict[str, float] = {}
@@ -151,15 +153,13 @@ class SchedulerNode(Node):
         error = ProtocolError(what, "\n".join(pulls), remedy)
         self.carry_out(self.machine.fail(self.clock(), error))
 
-    def order(self, command: str, node: int | None) -> str:
-        """Follow a user's order, and return the answer.
+    def order(self, name: str, command: str, node: int | None) -> None:
+        """Follow a user's order; the answer comes when that is decided.
 
         Raises:
             UsageError: it cannot be followed.
         """
-        text, effects = self.machine.order(self.clock(), command, node)
-        self.carry_out(effects)
-        return text
+        self.carry_out(self.machine.order(self.clock(), name, command, node))
 
     def receive(self, source: int, message: Message) -> None:
         """Step the machine."""
@@ -241,6 +241,10 @@ class SchedulerNode(Node):
         match effect:
             case Report(kind=kind, facts=facts):
                 self._report(kind, facts)
+            case Answer(order=name, text=text):
+                self.answers[name] = text
+                if self._control is not None:
+                    self._control.answer(name, text)
             case Prepare():
                 assert self._folder is not None
                 folder = make_room(self._folder.path)

@@ -58,7 +58,8 @@ class Stillness:
         """Do what the scheduler of one's view wants."""
         mark = message.epoch, message.number
         match message:
-            case Halt() if mark > self._over and source not in node.transport.lost:
+            # What was asked before comes late: it must not hide what is asked now.
+            case Halt() if self._is_new(mark) and source not in node.transport.lost:
                 self._mark, self.is_on, self._since = mark, True, node.clock()
                 node.send(source, self._tell(node, message))
             case GoOn():
@@ -86,6 +87,10 @@ class Stillness:
         held, self._held = self._held, []
         for node, dest, message in held:
             node.send(dest, message)
+
+    def _is_new(self, mark: tuple[int, int]) -> bool:
+        """Return whether a halt is neither over nor of before the one that is on."""
+        return mark > self._over and mark >= self._mark
 
     def _tell(self, node: "Node", halt: Halt) -> Drained:
         return Drained(

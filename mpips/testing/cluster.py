@@ -48,7 +48,7 @@ class Simulation:
         folder: of the run; None: nothing is written.
 
     Attributes:
-        answers: what the scheduler has answered to orders.
+        refusals: of orders, by their names.
         pauses: how often a node was given no turn for a while.
         is_healed: whether there are no faults any more.
         dead: the nodes that were killed.
@@ -83,7 +83,8 @@ class Simulation:
         self._cuts = sorted(faults.isolations, reverse=True)
         self._orders = sorted(faults.orders, reverse=True)
         self._transfers = sorted(faults.transfers, reverse=True)
-        self.answers: list[str] = []
+        self.refusals: dict[str, str] = {}
+        self._given = 0
         self._has_begun = not faults.after_begin
         for number, node in enumerate(self.nodes):
             if isinstance(node, Member | SchedulerNode):
@@ -215,10 +216,12 @@ class Simulation:
 
     def _give_order(self, command: str, node: int) -> None:
         """Order something; where it cannot be followed, nothing happens."""
+        self._given += 1
+        name = str(self._given)
         try:
-            self.answers.append(self.scheduler.order(command, None if node < 0 else node))
+            self.scheduler.order(name, command, None if node < 0 else node)
         except UsageError as error:
-            self.answers.append(str(error))
+            self.refusals[name] = str(error)
 
     def kill(self, node: int) -> None:
         """Let a node die, wherever it is."""

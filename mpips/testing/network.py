@@ -72,8 +72,9 @@ class Network:
         # By node: how often it has shrunk, and what has come from those who have once more.
         self._worlds = [0] * size
         self._early: list[list[tuple[int, Frame, int]]] = [[] for _ in range(size)]
-        # By node that waits for others in a shrink: until when.
+        # By node that waits for others in a shrink: until when, and what comes too late for it.
         self._blocked: dict[int, float] = {}
+        self._late: list[list[tuple[int, Frame]]] = [[] for _ in range(size)]
 
     def transports(self) -> list[Transport]:
         """Return the ends of the network, by node."""
@@ -104,12 +105,14 @@ class Network:
     def shrink(self, node: int, dead: Collection[int]) -> None:
         """Let a node wait for all but the dead to shrink, too; it hangs if one of them dies.
 
+        So it does if one of them never comes, until the watchdog ends it: what had come too late
+        is missed by nobody then.
+
         Raises:
-            ProtocolError: a frame was still on its way.
+            ProtocolError: all have come, and a frame was still on its way.
         """
         self._worlds[node] += 1
-        for copy, frame in self._inboxes[node]:
-            self._lose_frame(node, copy, frame)
+        self._late[node].extend(self._inboxes[node])
         self._inboxes[node].clear()
         early, self._early[node] = self._early[node], []
         for copy, frame, world in early:
@@ -118,7 +121,15 @@ class Network:
         group = [other for other in range(len(self._worlds)) if other not in dead]
         are_here = all(self._worlds[other] >= self._worlds[node] for other in group)
         if are_here and not any(other in self._deaths for other in group):
-            self._blocked.clear()
+            self._release()
+
+    def _release(self) -> None:
+        """Let all go on who wait in a shrink, unless frames for them are lost by it."""
+        for node in self._blocked:
+            late, self._late[node] = self._late[node], []
+            for copy, frame in late:
+                self._lose_frame(node, copy, frame)
+        self._blocked.clear()
 
     def kill(self, node: int) -> None:
         """Let a node die: of what it had sent some arrives, and the others learn of it one by one.
@@ -165,6 +176,8 @@ class Network:
         """Hand over a frame, unless its sender has shrunk more or less often than its receiver."""
         if world > self._worlds[dest]:
             self._early[dest].append((copy, frame, world))
+        elif world < self._worlds[dest] and dest in self._blocked:
+            self._late[dest].append((copy, frame))
         elif world < self._worlds[dest]:
             self._lose_frame(dest, copy, frame)
         else:

@@ -36,9 +36,17 @@ class Begun(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Changed(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """A view."""
+    """A view.
+
+    Attributes:
+        view: the new one.
+        order: the name of the user's order that it follows; empty: none.
+        answer: to that order.
+    """
 
     view: View
+    order: str = ""
+    answer: str = ""
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag=3):

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from mpips.core.machine import Report, Send
+from mpips.core.machine import Answer, Decide, Report, Send
 from mpips.core.moving import Move
 from mpips.core.orders import COMMANDS, decide
 from mpips.core.views import Views
 from mpips.errors import UsageError
 from mpips.wire.messages import Handed, Joined, NewView
 from mpips.wire.types import NOBODY, View
+from mpips.wire.voting import Changed
 from tests.core.views import TABLES, after, check, make_members, make_view
 
 
@@ -111,12 +112,18 @@ def run_moves(views: Views) -> list[Report]:
 
 def test_server_comes_and_another_goes() -> None:
     views = make_views(servers=3, spares=1)
-    _, effects = views.order("add-server", None, 0)
+    effects = views.order("one", "add-server", None, 0)
     assert {e.dest for e in effects if isinstance(e, Send)} == set(range(1, 7))
+    # The answer is behind the decision, which has it too.
+    assert isinstance(effects[0], Decide)
+    assert isinstance(effects[0].entry, Changed)
+    answer = Answer("one", effects[0].entry.answer)
+    assert effects[-1] == answer
+    assert answer.text.startswith("spare 6 is a server now")
     reports = run_moves(views)
     assert [report.kind for report in reports] == ["moved"]
     assert (view_of(views).owners[0] == 6).sum() > 0
-    views.order("remove-server", 3, 0)
+    views.order("one", "remove-server", 3, 0)
     run_moves(views)
     assert view_of(views).nodes("spare") == [3]
     assert view_of(views).nodes("server") == [4, 5, 6]
@@ -183,13 +190,13 @@ def test_nobody_but_the_owner_hands_over() -> None:
 
 def test_worker_comes_and_goes_between_two_tasks() -> None:
     views = make_views(servers=2, workers=2, spares=1)
-    views.order("add-worker", None, 0)
+    views.order("one", "add-worker", None, 0)
     assert set(view_of(views).actors) == {1, 2}
     views.tick(0.0)
     assert set(view_of(views).actors) == {1, 2}
     views.settle()
     assert set(view_of(views).actors) == {1, 2, 5}
-    views.order("remove-worker", 1, 0)
+    views.order("one", "remove-worker", 1, 0)
     views.tick(0.0)
     assert view_of(views).nodes("worker") == [1, 2, 5]
     views.settle()
@@ -200,8 +207,8 @@ def test_worker_comes_and_goes_between_two_tasks() -> None:
 
 def test_last_ones_stay_when_the_others_die() -> None:
     views = make_views(servers=3, workers=2)
-    views.order("remove-worker", 2, 0)
-    views.order("remove-server", 5, 0)
+    views.order("one", "remove-worker", 2, 0)
+    views.order("one", "remove-server", 5, 0)
     assert view_of(views).leaving == (2, 5)
     views.announce(views.fail_over(0.0, [1, 3]).view)
     assert view_of(views).leaving == ()

@@ -159,8 +159,7 @@ def test_nobody_halts_while_a_checkpoint_is_written() -> None:
 
 
 def test_nobody_halts_while_segments_move(job: Job) -> None:
-    _, effects = job.machine.order(job.now, "add-server", SPARE)
-    job.take(effects)
+    job.take(job.machine.order(job.now, "one", "add-server", SPARE))
     job.tick(0.1)
     view = job.machine.view
     assert view is not None

@@ -7,11 +7,11 @@ import pytest
 
 from mpips.core.acceptor import Acceptor
 from mpips.core.leader import Leader
-from mpips.core.machine import Effect, Prepare, Send
+from mpips.core.machine import Answer, Effect, Prepare, Send
 from mpips.core.saving import When
 from mpips.core.scheduler import SchedulerMachine
 from mpips.core.task import Plan, Task
-from mpips.errors import DataError
+from mpips.errors import DataError, UsageError
 from mpips.wire.messages import Beat, Call, Hello, Kill, Message, Ready, Return, Save, Stop
 from mpips.wire.types import Table, make_epoch
 from mpips.wire.voting import Claim, Promise, Propose, Refused
@@ -151,6 +151,43 @@ def succeed(
     )  # fmt: skip
     party.take(party.machine.succeed(1.0, 0.0, leader, {0}, 0.5))
     return party.machine
+
+
+def answered(party: Party) -> list[tuple[str, str]]:
+    """Return the orders that were answered since the last time, and the answers."""
+    others, party.others = party.others, []
+    return [(one.order, one.text) for one in others if isinstance(one, Answer)]
+
+
+def test_order_is_answered_once_it_is_decided() -> None:
+    party = Party()
+    party.is_mute = True
+    party.take(party.machine.order(0.0, "one", "add-server", None))
+    assert answered(party) == []
+    party.is_mute = False
+    party.take([])
+    ((name, text),) = answered(party)
+    assert name == "one"
+    assert text.startswith("spare 5 is a server now")
+
+
+def test_next_scheduler_answers_what_is_decided_and_does_it_only_once() -> None:
+    party = Party()
+    party.take(party.machine.order(0.0, "one", "remove-worker", None))
+    first = answered(party)
+    machine = succeed(party, lambda facts: (TABLES, two_tasks()))
+    # The scheduler before may have died before it could say so.
+    assert answered(party) == first
+    epoch = machine.view.epoch if machine.view else 0
+    party.take(machine.order(1.0, "one", "remove-worker", None))
+    assert answered(party) == []
+    assert machine.view is not None
+    assert machine.view.epoch == epoch
+    # What did not come so far is followed.
+    with pytest.raises(UsageError, match="last worker"):
+        machine.order(1.0, "two", "remove-worker", None)
+    party.take(machine.order(1.0, "three", "add-server", 5))
+    assert [name for name, _ in answered(party)] == ["three"]
 
 
 def test_numbers_of_calls_are_beyond_all_that_another_scheduler_can_have_given() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mpips.cli.main import main
 from mpips.errors import MissingInputError, UsageError
-from mpips.node.control import ANSWER, FOLDER, ORDER, Control, ask
+from mpips.node.control import ANSWER, ASKED, FOLDER, ORDER, Control, Follow, ask
 from mpips.node.folder import CONFIG
 
 
@@ -28,36 +28,87 @@ def put(run: Path, name: str, command: str = "status", node: int | None = None) 
     return path
 
 
-def test_order_is_followed_once_and_answered(run: Path) -> None:
-    seen: list[tuple[str, int | None]] = []
-    control = Control(run)
-
-    def follow(command: str, node: int | None) -> str:
-        seen.append((command, node))
-        return "done"
-
-    put(run, "one", "remove-server", 4)
-    control.serve(follow)
-    control.serve(follow)
-    assert seen == [("remove-server", 4)]
-    answer = run / FOLDER / ("one" + ANSWER)
-    assert json.loads(answer.read_text()) == {"text": "done"}
-    assert sorted(path.name for path in (run / FOLDER).iterdir()) == [answer.name]
-    assert (run / FOLDER).stat().st_mode & 0o777 == 0o700
-    assert answer.stat().st_mode & 0o777 == 0o600
+def names(run: Path) -> list[str]:
+    """Return the files that there are."""
+    return sorted(path.name for path in (run / FOLDER).iterdir())
 
 
-def refuse(command: str, node: int | None) -> str:
+def never(name: str, command: str, node: int | None) -> None:
+    """Follow nothing."""
+    pytest.fail("followed")
+
+
+def refuse(name: str, command: str, node: int | None) -> None:
     """Refuse an order, as a job without spares does."""
     raise UsageError("no spare is left", "none at all", "Begin with more.")
+
+
+def list_into(seen: list[tuple[str, str, int | None]]) -> Follow:
+    """Return what lists the orders to follow."""
+
+    def follow(name: str, command: str, node: int | None) -> None:
+        seen.append((name, command, node))
+
+    return follow
+
+
+def test_order_is_followed_once_and_answered_when_it_is_decided(run: Path) -> None:
+    seen: list[tuple[str, str, int | None]] = []
+    control = Control(run)
+    put(run, "one", "remove-server", 4)
+    control.serve(list_into(seen))
+    control.serve(list_into(seen))
+    assert seen == [("one", "remove-server", 4)]
+    assert names(run) == ["one" + ASKED]
+    control.answer("one", "done")
+    answer = run / FOLDER / ("one" + ANSWER)
+    assert json.loads(answer.read_text()) == {"text": "done"}
+    assert names(run) == [answer.name]
+    assert (run / FOLDER).stat().st_mode & 0o777 == 0o700
+    assert answer.stat().st_mode & 0o777 == 0o600
+    # The answer may have been read meanwhile.
+    answer.unlink()
+    control.answer("one", "done")
+    assert names(run) == []
+
+
+def test_next_scheduler_finds_what_the_one_before_has_not_answered(run: Path) -> None:
+    seen: list[tuple[str, str, int | None]] = []
+    before = Control(run)
+    put(run, "one", "add-server")
+    before.serve(list_into(seen))
+    after = Control(run, is_new=False)
+    after.serve(list_into(seen))
+    after.serve(list_into(seen))
+    assert seen == 2 * [("one", "add-server", None)]
+    after.answer("one", "done")
+    assert names(run) == ["one" + ANSWER]
+
+
+def test_order_that_is_answered_already_is_not_followed_by_the_next_scheduler(run: Path) -> None:
+    before = Control(run)
+    asked = put(run, "one", "add-server").with_suffix(ASKED)
+    before.serve(refuse)
+    answer = (run / FOLDER / ("one" + ANSWER)).read_text()
+    # It died before it could remove what was asked.
+    asked.write_text("{}")
+    asked.chmod(0o600)
+    Control(run, is_new=False).serve(never)
+    assert names(run) == ["one" + ANSWER]
+    assert (run / FOLDER / ("one" + ANSWER)).read_text() == answer
 
 
 def test_user_gets_the_answer_and_the_reason(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     control, is_over = Control(run), threading.Event()
 
+    def follow(name: str, command: str, node: int | None) -> None:
+        if node:
+            refuse(name, command, node)
+        control.answer(name, f"{command} it is")
+
     def serve() -> None:
         while not is_over.is_set():
-            control.serve(lambda command, node: refuse("", 0) if node else f"{command} it is")
+            control.serve(follow)
             is_over.wait(0.01)
 
     thread = threading.Thread(target=serve)
@@ -75,7 +126,27 @@ def test_user_gets_the_answer_and_the_reason(run: Path, capsys: pytest.CaptureFi
         "  none at all",
         "  Begin with more.",
     ]
-    assert list((run / FOLDER).iterdir()) == []
+    assert names(run) == []
+
+
+def test_user_is_told_that_nothing_is_decided_yet(run: Path) -> None:
+    control, seen = Control(run), list[tuple[str, str, int | None]]()
+    is_over = threading.Event()
+
+    def serve() -> None:
+        while not is_over.is_set():
+            control.serve(list_into(seen))
+            is_over.wait(0.01)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        assert ask(run, "add-server", None, wait_s=0.3).startswith("asked, and not decided")
+    finally:
+        is_over.set()
+        thread.join()
+    # Whoever is the scheduler then may do it still.
+    assert [name.removesuffix(ASKED) for name in names(run)] == [name for name, *_ in seen]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"command": 1, "node": 2}', '{"command": "x"}'])
@@ -96,7 +167,7 @@ def test_files_that_others_could_have_written_are_left_alone(
     target.rename(run / "target")
     (run / FOLDER / ("link" + ORDER)).symlink_to(run / "target")
     for _ in range(2):
-        control.serve(lambda command, node: pytest.fail("followed"))
+        control.serve(never)
     assert len(caplog.records) == 2
     assert all("ignored" in record.message for record in caplog.records)
     assert len(list((run / FOLDER).iterdir())) == 2
@@ -106,7 +177,7 @@ def test_files_that_others_could_have_written_are_left_alone(
 def test_files_of_others_are_left_alone(run: Path) -> None:
     control = Control(run)
     os.chown(put(run, "other"), 12345, -1)
-    control.serve(lambda command, node: pytest.fail("followed"))
+    control.serve(never)
     assert len(list((run / FOLDER).iterdir())) == 1
 
 
@@ -114,13 +185,13 @@ def test_folder_that_others_can_write_is_not_looked_into(run: Path) -> None:
     control = Control(run)
     put(run, "one")
     (run / FOLDER).chmod(0o777)
-    control.serve(lambda command, node: pytest.fail("followed"))
+    control.serve(never)
 
 
 def test_orders_of_a_run_before_are_forgotten(run: Path) -> None:
     Control(run)
     put(run, "one")
-    Control(run).serve(lambda command, node: pytest.fail("followed"))
+    Control(run).serve(never)
 
 
 def test_silent_job_is_given_up_on(run: Path) -> None:

@@ -13,6 +13,7 @@ from mpips.core.machine import Send
 from mpips.core.membership import first_view
 from mpips.core.quieting import Quieting
 from mpips.node.stillness import Stillness
+from mpips.testing.network import WATCHDOG_S
 from mpips.wire.messages import Beat, Message
 from mpips.wire.quiet import QUIET, Drained, GoOn, Halt, Shrink, Shrunk
 from mpips.wire.types import Member, Table
@@ -33,7 +34,7 @@ class Peer:
         self.transport: Any = SimpleNamespace(
             node=number, size=world.size, dead=frozenset(), lost=frozenset(), shrink=self.shrink)
         self.scheduler, self.shrinks = 0, 0
-        self.is_blocked = False
+        self.is_blocked, self.blocked_since = False, 0.0
         self.early: list[tuple[int, Message]] = []
         self.office = Quieting(is_wanted=True) if number == 0 else None
         self.epoch = 1
@@ -51,7 +52,7 @@ class Peer:
     def shrink(self, dead: list[int], give_up: object) -> None:
         """Wait for the others; a frame that is still on its way is lost."""
         self.shrinks += 1
-        self.is_blocked = True
+        self.is_blocked, self.blocked_since = True, self.world.now
         self.world.release(dead)
 
     def receive(self, source: int, message: Message) -> None:
@@ -109,9 +110,14 @@ class Peer:
 
 
 class World:
-    """All nodes, the frames on their way, and what has gone wrong."""
+    """All nodes, the frames on their way, and what has gone wrong.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: decides everything.
+        is_far: whether the last node and the first scheduler hear each other late, and no others.
+    """
+
+    def __init__(self, seed: int, is_far: bool = False) -> None:
         self.random = np.random.default_rng([seed, 11])
         self.size = int(self.random.integers(3, 6))
         self.now = 0.0
@@ -120,7 +126,9 @@ class World:
         self.flying: list[tuple[int, int, Message, int]] = []
         self.peers = [Peer(self, number) for number in range(self.size)]
         self.dead: set[int] = set()
-        self.slow = tuple(self.random.choice(self.size, 2).tolist())
+        one, other = self.random.choice(self.size, 2).tolist()
+        last = self.size - 1
+        self.slow = {(0, last), (last, 0)} if is_far else {(one, other)}
         self.wrong: list[str] = []
         self.is_lost = False
         self.forgotten = 0
@@ -141,6 +149,8 @@ class World:
         action, at = self.random.random(), int(self.random.integers(self.size))
         peer = self.peers[at]
         self.now += STEP_S
+        if peer.is_blocked and at not in self.dead and self.now - peer.blocked_since > WATCHDOG_S:
+            self.end_hang(at)
         if self.flying and action < 0.5:
             self.deliver(int(self.random.integers(len(self.flying))))
         elif at in self.dead or peer.is_blocked:
@@ -156,13 +166,33 @@ class World:
         else:
             peer.conduct()
             if peer.stillness.is_too_long(self.now):
-                self.forgotten += peer.scheduler not in self.dead
-                peer.stillness.end()
+                self.give_up(peer)
+
+    def give_up(self, peer: Peer) -> None:
+        """Let a node go on that was told nothing for long; what it is told comes late, or never."""
+        orders = [
+            message
+            for source, dest, message, _ in self.flying
+            if (source, dest) == (peer.scheduler, peer.number)
+            and isinstance(message, GoOn | Shrink)
+            and (message.epoch, message.number) >= peer.stillness._mark
+        ]
+        # Those who have the order wait for this one, until their watchdogs end them.
+        if any(isinstance(order, Shrink) for order in orders):
+            self.is_lost = True
+        self.forgotten += not orders and peer.scheduler not in self.dead
+        peer.stillness.end()
+
+    def end_hang(self, node: int) -> None:
+        """Let the watchdog kill a node that waits in a shrink; there must be a reason for it."""
+        if not self.is_lost:
+            self.wrong.append("somebody hangs in a shrink, and nobody has died or given up")
+        self.kill(node)
 
     def deliver(self, place: int) -> None:
         """Let a frame arrive, unless its receiver has gone on to another world."""
         source, dest, message, world = self.flying[place]
-        if (source, dest) == self.slow and self.random.random() < SLOWNESS:
+        if (source, dest) in self.slow and self.random.random() < SLOWNESS:
             return
         peer = self.peers[dest]
         if dest in self.dead:

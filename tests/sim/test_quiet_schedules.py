@@ -22,6 +22,13 @@ def play(seed: int) -> World:
     return world
 
 
+def play_far(seed: int) -> World:
+    """Play one schedule in which a node answers so late that it has been given up."""
+    world = World(seed, is_far=True)
+    world.play(steps=900)
+    return world
+
+
 def check(worlds: list[World]) -> None:
     """Hold schedules to it that nothing went wrong in any, and that all kinds of them came."""
     for seed, world in enumerate(worlds):
@@ -36,6 +43,12 @@ def check(worlds: list[World]) -> None:
 @pytest.mark.slow
 def test_nothing_is_lost_and_all_go_on() -> None:
     check([play(seed) for seed in range(FEW)])
+    for seed in range(FEW, FEW + 20):
+        assert play_far(seed).wrong == [], seed
+
+
+def test_halt_of_before_that_comes_late_does_not_hide_the_one_that_is_on() -> None:
+    assert play(1255).wrong == []
 
 
 @pytest.mark.slow
@@ -44,6 +57,8 @@ def test_nothing_is_lost_in_many_schedules(request: pytest.FixtureRequest) -> No
         pytest.skip("for soaks: mpips test sim --soak 2")
     start = MANY * request.config.getoption("--seed")
     check([play(seed) for seed in range(start, start + MANY)])
+    for seed in range(start, start + MANY // 10):
+        assert play_far(seed).wrong == [], seed
 
 
 def counts_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,4 +128,5 @@ def test_broken_build_is_caught(
     broken: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken(monkeypatch)
-    assert any(play(seed).wrong for seed in range(2 * FEW))
+    far, near = range(FEW, FEW + 20), range(2 * FEW)
+    assert any(play_far(seed).wrong for seed in far) or any(play(seed).wrong for seed in near)

@@ -14,13 +14,17 @@ from mpips.node.scheduler import SchedulerNode
 from mpips.node.worker import WorkerNode
 from mpips.testing.cluster import Simulation
 from mpips.testing.faults import CALM
+from mpips.testing.network import Network
 from mpips.testing.trial import Shape, Trial, draw_setup, play_trial
+from mpips.transport.base import Frame
 from mpips.wire.messages import Message
 from mpips.wire.quiet import Drained, Shrink, Shrunk
 
 SHAPE = Shape(servers=3, workers=3, spares=1, replicas=1)
 SEEDS = 6
 CALLED_OFF = range(3)
+LATE = range(4)
+TOO_LATE_S = 8.0
 
 
 @pytest.fixture
@@ -59,6 +63,18 @@ def death_in_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Quieting, "take", note)
     monkeypatch.setattr(Simulation, "_begin_round", strike)
+
+
+@pytest.fixture
+def late_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an order to shrink come to the last node when it has given up standing still."""
+    fly = Network._fly
+
+    def delay(network: Network, seconds: float, dest: int, copy: int, frame: Frame) -> None:
+        is_order = dest == SHAPE.nodes - 1 and network._name(frame) == "Shrink"
+        fly(network, TOO_LATE_S if is_order else seconds, dest, copy, frame)
+
+    monkeypatch.setattr(Network, "_fly", delay)
 
 
 def play(seed: int, shape: Shape = SHAPE) -> Trial:
@@ -108,6 +124,22 @@ def test_many_more_jobs_shrink_and_lose_nothing(
     assert overlooked == []
     counts = Counter(shrinks(trial) for trial in trials)
     assert counts[2] > 0, counts
+
+
+@pytest.mark.usefixtures("late_order")
+def test_who_waits_in_a_shrink_for_one_who_gave_up_is_ended_by_the_watchdog() -> None:
+    ended = 0
+    for seed in LATE:
+        trial = play(seed)
+        assert not trial.has_failed, (seed, trial.error, trial.violations)
+        nodes, dead = trial.simulation.nodes, trial.simulation.dead
+        inside = {at for at, node in enumerate(nodes) if node.transport.shrinks}
+        if SHAPE.nodes - 1 not in dead:
+            # Nobody comes out; the others go on without them, or the job starts again.
+            assert inside, seed
+            assert inside <= dead, seed
+            ended += 1
+    assert ended
 
 
 def test_shrink_without_counts_that_match_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
