@@ -34,7 +34,9 @@ SCRIPT = """\
 # A while before the end, the shell of this script gets USR1. Without "B:" Slurm would send it to
 # the daemons of mpirun, which it ends.
 #SBATCH --signal=B:USR1@{warning}
-# Where a node fails, Slurm starts the job again; it goes on from its last checkpoint.
+# Where a node fails, the job goes on from its last checkpoint on the nodes that are left. If it was
+# the node of this script, Slurm starts the job again.
+#SBATCH --no-kill
 #SBATCH --requeue
 # Keep what was said before.
 #SBATCH --open-mode=append

@@ -13,6 +13,7 @@ from mpips.core.scheduler import STOPPED_AT_CHECKPOINT
 from mpips.errors import LaunchError, MpipsError, RanksLostError
 from mpips.node import kernels, mpirun, surroundings
 from mpips.node.folder import ATTEMPT, make_folder, read_result
+from mpips.node.hosts import Choice, Hosts
 from mpips.node.resume import has_checkpoint
 from mpips.node.roles import rank_count
 from mpips.node.signals import Child, Signals, end
@@ -69,7 +70,7 @@ def launch(config: Config, program: Sequence[str] | None, arguments: Sequence[st
 
 @dataclass
 class Supervisor:
-    """Runs a job once, and again as long as it has to.
+    """Runs a job once, and again as long as it has to, on the hosts that are left.
 
     Attributes:
         code: what the last mpirun has ended with.
@@ -88,7 +89,8 @@ class Supervisor:
 
     def run(self) -> dict[str, Any] | None:
         """Run the job, with restarts, and return what its result file says; None: there is none."""
-        result = self._try(self.arguments)
+        hosts = Hosts()
+        result = self._try(self.arguments, Choice((), self.config))
         for past in range(self.config.recovery.restarts):
             if not self._was_lost(result) or self.signals.came or not self._may_restart():
                 break
@@ -101,10 +103,17 @@ class Supervisor:
             self.signals.pause(RESTART_S * 2**past)
             if self.signals.came:
                 break
+            choice = hosts.choose(self.config)
+            if choice is None:
+                print("mpips: too few hosts are left to start again", file=sys.stderr, flush=True)
+                break
+            if choice.note:
+                print(f"mpips: {choice.note}", file=sys.stderr, flush=True)
             self.attempt += 1
             make_folder(self.folder, is_resumed=True)
             words = ["--set", assign("run.resume", AUTO)] if goes_on else []
-            result = self._try([*self.arguments, *words])
+            words += choice.words(self.config)
+            result = self._try([*self.arguments, *words], choice)
         return self._judge(result) if self.signals.came and self._was_lost(result) else result
 
     def _judge(self, result: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -116,15 +125,17 @@ class Supervisor:
         stopped = {"exit_code": STOPPED_AT_CHECKPOINT}
         return stopped if has_checkpoint(self.folder) else result
 
-    def _try(self, words: Sequence[str]) -> dict[str, Any] | None:
+    def _try(self, words: Sequence[str], choice: Choice) -> dict[str, Any] | None:
         """Run the ranks, and return what they have left as their result."""
-        ranks = rank_count(self.config)
+        ranks, hosts = rank_count(choice.config), choice.hosts
         if self.program is None:
-            start = mpirun.prepare_mpips(ranks, words, attempt=self.attempt)
+            start = mpirun.prepare_mpips(ranks, words, hosts=hosts, attempt=self.attempt)
         else:
             marked = {surroundings.MARKER: str(self.attempt)}
             program = [*self.program, *words]
-            start = mpirun.prepare(ranks, program, changes=marked, attempt=self.attempt)
+            start = mpirun.prepare(
+                ranks, program, hosts=hosts, changes=marked, attempt=self.attempt
+            )
         for note in start.notes:
             print(f"mpips: {note}", file=sys.stderr, flush=True)
         self.code = mpirun.run(start, self._watch, signals=self.signals)

@@ -15,6 +15,7 @@ from mpips.config import Config, parse
 from mpips.errors import LaunchError, RanksLostError
 from mpips.node import kernels, mpirun, signals, supervisor, surroundings
 from mpips.node.folder import read_result
+from mpips.node.hosts import Choice, Hosts, choose
 
 SAVES = ("checkpoint.every_s=600",)
 LOST = 76
@@ -273,3 +274,35 @@ def test_watch_is_called_with_the_mpirun(home: Path) -> None:
     fake = mpirun.Start(("/bin/sh", "-c", "sleep 0.1"), dict(os.environ), {})
     assert mpirun.run(fake, seen.append) == 0
     assert len(seen) == 1
+
+
+def test_job_starts_again_on_the_hosts_that_are_left(
+    supervise: Runner, home: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    lost: set[str] = set()
+    slots = {"a": 2, "b": 2, "c": 2}
+
+    class Known(Hosts):
+        def __init__(self) -> None:
+            self.looked = 0
+
+        def choose(self, config: Config) -> Choice | None:
+            self.looked += 1
+            lost.add("abc"[-self.looked])
+            return choose(slots, lost, config)
+
+    monkeypatch.setattr(supervisor, "Hosts", Known)
+    settings = (*SAVES, "run.servers=2", "run.workers=3", "recovery.restarts=5")
+    with pytest.raises(RanksLostError):
+        supervise(*["kill -KILL $$"] * 9, settings=settings)
+    lines = (home / "attempts").read_text().splitlines()
+    # The third attempt would have two ranks.
+    assert [line.split()[:3] for line in lines] == [["1", "-n", "6"], ["2", "-n", "4"]]
+    assert "-hosts a:2,b:2 " in lines[1]
+    assert "--set run.workers=1 --set run.logical_workers=3" in lines[1]
+    told = capfd.readouterr().err.splitlines()
+    assert [line for line in told if "reached" in line] == [
+        "mpips: c cannot be reached any more; 4 ranks start on a, b, without 2 workers"
+    ]
+    assert "mpips: too few hosts are left to start again" in told
