@@ -29,6 +29,8 @@ ABORT_CODE = 70
 STACK_SIGNAL = signal.SIGUSR2
 TEXT_BYTES = 4000
 
+SECONDS = "seconds above the limit"
+
 slow_tests: list[tuple[float, str]] = []
 
 
@@ -36,6 +38,13 @@ slow_tests: list[tuple[float, str]] = []
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 kernels.use_cache()
+
+# Tests start a thousand processes. Who wants no bytecode beside the sources gets it elsewhere,
+# since each process would compile all modules anew: that is a third of what a rank's start costs.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = sys.pycache_prefix or str(kernels.cache_folder().with_name("bytecode"))
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": sys.pycache_prefix}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -86,8 +95,21 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
     # The first use of a library or a kernel is slow once, whoever comes first.
     if len(sys.modules) - modules <= 20 and compiled_files() == compiled:
-        slow_tests.append((seconds, item.nodeid))
+        item.user_properties.append((SECONDS, seconds))
     return result
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Remember a slow test, whichever process has run it."""
+    seconds = dict(report.user_properties).get(SECONDS)
+    if report.when == "call" and isinstance(seconds, float):
+        slow_tests.append((seconds, report.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Compile the kernels before there are workers, which would all do it at once."""
+    kernels.compile_kernels(print)
 
 
 def compiled_files() -> int:

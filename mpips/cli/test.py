@@ -25,6 +25,8 @@ SUITES = {
 }
 # Their tests share the machine with others, and race against clocks that are not ours.
 UNSTEADY = ("run", "kill", "slurm")
+# Their tests are alone in their process, so that each core can run some of them.
+PARALLEL = ("unit", "sim")
 MPI_SIZES = (2, 4)
 APART = ("tidy", "sim", "mpi", "run", "kill", "slurm")
 FAILED = 1
@@ -109,15 +111,22 @@ def steps(suites: Sequence[str], expression: str, stop: bool, seed: int) -> Iter
         if suite == "unit":
             ignored = [f"--ignore={ROOT / 'tests' / name}" for name in APART]
             ignored += ["-m", "not rates"]
-            yield Step(suite, "pytest", pytest(*options, *ignored, "tests"), environment)
+            command = pytest(*options, *workers(), *ignored, "tests")
+            yield Step(suite, "pytest", command, environment)
         elif suite == "mpi" and any(folder.rglob("test_*.py")):
             yield from (mpi_step(size, options) for size in MPI_SIZES)
         elif suite == "slurm" and shutil.which("sbatch") is None:
             continue
         elif any(folder.rglob("test_*.py")):
-            command = pytest(*options, str(folder))
+            command = pytest(*options, *(workers() if suite in PARALLEL else ()), str(folder))
             again = (*command, "--last-failed") if suite in UNSTEADY else ()
             yield Step(suite, "pytest", command, environment, again=again)
+
+
+def workers() -> tuple[str, ...]:
+    """Return the options that let pytest use all cores, each for a part of the tests."""
+    cores = surroundings.cores()
+    return ("-n", str(cores), "--dist", "worksteal") if cores > 1 else ()
 
 
 def pytest(*options: str) -> tuple[str, ...]:

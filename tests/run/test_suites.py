@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from mpips.cli import test as suites
 from mpips.errors import UsageError
+from mpips.node import surroundings
 from mpips.node.mpirun import Start
 
 GOOD = "def test_good():\n    pass\n"
@@ -24,6 +26,15 @@ def test_unsteady():
     path.touch()
     assert seen and {may_pass}
 """
+SLOW = """
+import time
+def test_long():
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+def test_short():
+    pass
+"""
 CRASH = "import os\ndef test_crash():\n    os._exit(0)\n"
 
 
@@ -36,6 +47,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("pyproject.toml", "tests/conftest.py"):
         (tmp_path / name).write_bytes((root / name).read_bytes())
     monkeypatch.setattr(suites, "ROOT", tmp_path)
+    # Workers take longer to start than these tests run.
+    monkeypatch.setattr(surroundings, "cores", lambda: 1)
     monkeypatch.setenv("PYTHONPATH", str(root))
     return tmp_path
 
@@ -103,12 +116,42 @@ def test_first_failing_step_ends_the_run_if_asked(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cores", [1, 2])
 def test_run_that_dies_without_a_word_is_a_failure(
-    checkout: Path, capfd: pytest.CaptureFixture[str]
+    cores: int, checkout: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(surroundings, "cores", lambda: cores)
     write(checkout, "wire", CRASH)
     assert suites.run(arguments("unit")) == 1
-    assert capfd.readouterr().out.splitlines()[-1].startswith("0 passed, 1 failed")
+    out = capfd.readouterr().out
+    assert out.splitlines()[-1].startswith("0 passed, 1 failed")
+    # Who dies alone is named by the others.
+    assert "FAILED tests/wire/test_it.py::test_crash" in out or cores == 1
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_tests_without_further_processes_use_all_cores(
+    cores: int, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surroundings, "cores", lambda: cores)
+    for folder in ("sim", "run", "kill"):
+        write(checkout, folder, GOOD)
+    spread = [step.suite for step in suites.steps(list(suites.SUITES), "", False, 1)
+              if ("-n", str(cores)) in pairwise(step.command)]
+    assert spread == (["unit", "sim"] if cores > 1 else [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cores", [1, 2])
+def test_slow_tests_are_listed_whichever_process_has_run_them(
+    cores: int, checkout: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(surroundings, "cores", lambda: cores)
+    write(checkout, "wire", SLOW)
+    assert suites.run(arguments("unit")) == 0
+    out = capfd.readouterr().out
+    assert out.count("test_it.py::test_long") == 1
+    assert "test_short" not in out
 
 
 @pytest.mark.slow
