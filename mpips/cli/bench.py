@@ -10,7 +10,7 @@ import json
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,10 +38,11 @@ class Row:
         mpi_seconds: of the same bytes by MPI alone.
         ratio_to_mpi: the second by the first; 1 is as fast as raw MPI.
         bytes_sent: what all nodes handed to the transport for it, copies and answers included.
-        cpu_seconds: processor time of all nodes for it, with what they spin.
         replicas: copies beside the owner's.
         filters: which are used.
         cached: whether servers remember the key list.
+        cpu_seconds: processor time of all nodes for it, with what they spin.
+        bytes_copied: what clients and servers copied for it themselves.
     """
 
     op: str
@@ -58,6 +59,7 @@ class Row:
     filters: str = "off"
     cached: bool = False
     cpu_seconds: float = 0.0
+    bytes_copied: float = 0.0
 
     @property
     def name(self) -> str:
@@ -126,14 +128,14 @@ def be_rank(arguments: argparse.Namespace) -> NoReturn:
                 if comm.bcast(time.monotonic() > end):
                     break
             for case, *found in zip(setting.cases, *rounds, strict=True):
-                seconds, raw, sent, cpu = (
-                    statistics.median(getattr(one, name) for one in found)
-                    for name in ("seconds", "mpi_seconds", "bytes_sent", "cpu_seconds")
+                seconds, raw, sent, cpu, copied = (
+                    statistics.median(getattr(one, field.name) for one in found)
+                    for field in fields(Measured)
                 )
                 rows.append(Row(
                     case.op, case.size // case.messages, case.keys, case.name, setting.servers,
                     setting.workers, seconds, raw, raw / seconds, sent, setting.replicas,
-                    setting.filters, case.is_cached, cpu,
+                    setting.filters, case.is_cached, cpu, copied,
                 ))  # fmt: skip
             if setting == settings[0]:
                 idle = bench.idle_share()
@@ -154,15 +156,18 @@ def be_rank(arguments: argparse.Namespace) -> NoReturn:
 def show(rows: list[Row]) -> None:
     """Print the rows as a table."""
     print(f"{'servers x workers + copies':<36}{'time':>11}{'raw MPI':>11}{'ratio':>7}"
-          f"{'keys/s':>10}{'sent/B':>8}{'CPU':>11}")  # fmt: skip
+          f"{'keys/s':>10}{'sent/B':>8}{'copied':>7}{'CPU':>11}")  # fmt: skip
     for row in rows:
         took, raw = show_seconds(row.seconds), show_seconds(row.mpi_seconds)
         print(f"{row.name:<36}{took:>11}{raw:>11}{row.ratio_to_mpi:>7.2f}"
               f"{row.workers * row.keys / row.seconds:>10.3g}{row.bytes_sent / row.bytes:>8.2f}"
+              f"{row.bytes_copied / row.bytes:>7.2f}"
               f"{show_seconds(row.cpu_seconds):>11}")  # fmt: skip
     print("ratio: raw MPI's time by ours, so 1 is as fast as raw MPI; a burst is told for each"
           " push;\nsent/B: bytes that all nodes have sent, for each byte of keys and values;"
-          " CPU: processor\ntime of all nodes, with what they spin")
+          " copied: those that\nclients and servers have copied themselves, beside MPI's own copies"
+          " and those of messages of\nup to 4 KiB; CPU: processor time of all nodes, with what they"
+          " spin")
     sys.stdout.flush()
 
 

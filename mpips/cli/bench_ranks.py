@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,8 +37,9 @@ class Case:
         op: "push" or "pull"; "burst": so many pushes at once, each a message of its own.
         keys: how many; those of sparse tables travel with the values.
         repeats: operations in a round.
-        lists: of sparse tables: 1 sends the same list each time, more take turns with lists of
-            keys that are known, 0 makes new keys each time; None: the range of a dense table.
+        lists: of sparse tables: 1 sends the same list each time; more a new list each time, out
+            of so many times as many keys that servers know; 0 new keys. None: the range of a
+            dense table.
     """
 
     op: str
@@ -132,12 +133,13 @@ class BenchApp(App):
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds an operation by mpips and by raw MPI, and what all nodes sent and computed for it."""
+    """Seconds an operation by mpips and by MPI, and what all nodes sent, copied, computed."""
 
     seconds: float
     mpi_seconds: float
     bytes_sent: float
     cpu_seconds: float
+    bytes_copied: float
 
 
 class Bench:
@@ -157,34 +159,36 @@ class Bench:
         most = max(case.size for case in setting.cases)
         self._buffer = np.ones(most, np.uint8)
         self._values = np.ones(max(case.keys for case in setting.cases), np.float32)
-        self._lists: dict[int, list[KeyArray]] = {}
+        self._known: dict[tuple[int, int], KeyArray] = {}
+        self._coming: Iterator[KeyArray | None] = iter(())
         self._random = np.random.default_rng(1 + self._rank)
         config = parse("", "", [f"filters.compress={setting.filters}"]).sized(setting.workers)
         make = ServerNode if self.is_server else WorkerNode
         self._node = make(MPITransport(comm), time.monotonic, BenchApp, config)
         self._node.enter(self._view(), {"cases": setting.cases})
-        self._last = 0
 
     def measure(self, case: Case) -> Measured:
         """Measure a case, on all ranks of the setting; the first worker knows the result."""
+        self._prepare(case)
         self._raw.Barrier()
         raw = self._time(case, self._ask_raw) if not self.is_server else self._serve_raw(case)
         self._raw.Barrier()
-        before, began = sum(self._node.bytes_sent.values()), time.process_time()
+        before, began = self._count(), time.process_time()
         if self.is_server:
             self._serve()
             ours = 0.0
         else:
             ours = self._time(case, self._ask)
-            for server in range(self._setting.servers):
-                self._raw.Isend(self._buffer[:1], server, TURN).Free()
+            self._end_turn()
         cpu = self._raw.allreduce(time.process_time() - began)
-        sent = sum(self._node.bytes_sent.values()) - before
         # One operation more is done to begin with.
         many = (case.repeats + 1) * self._setting.workers * case.messages
-        sent = self._raw.allreduce(sent)
+        sent, copied = (
+            self._raw.allreduce(now - then) / many
+            for now, then in zip(self._count(), before, strict=True)
+        )
         ours, raw = (self._raw.allreduce(seconds, MPI.MAX) for seconds in (ours, raw))
-        return Measured(ours, raw, sent / many, cpu / many)
+        return Measured(ours, raw, sent, cpu / many, copied)
 
     def idle_share(self) -> float:
         """Return the share of a core that this rank takes when nothing comes."""
@@ -194,6 +198,12 @@ class Bench:
         half, cpu = time.monotonic(), time.process_time()
         self._wait_until(began + IDLE_S, backoff)
         return (time.process_time() - cpu) / (time.monotonic() - half)
+
+    def _count(self) -> tuple[int, int]:
+        """Return how many bytes this node has sent, and copied, up to now."""
+        counters = self._node.counters()
+        copied = sum(n for name, n in counters.items() if name.endswith("copied_bytes"))
+        return sum(self._node.bytes_sent.values()), copied
 
     def _wait_until(self, end: float, backoff: Backoff) -> None:
         while time.monotonic() < end:
@@ -280,31 +290,40 @@ class Bench:
         self._drive(running)
 
     async def _once(self, worker: Worker, case: Case) -> None:
-        keys, values = self._keys(case), self._values[: case.keys]
+        keys, values = next(self._coming), self._values[: case.keys]
         if case.op == "push":
             await worker.push(case.table, keys, values)
         else:
             await worker.pull(case.table, keys, out=values)
 
     async def _burst(self, worker: Worker) -> None:
-        keys, values = self._keys(SMALL[0]), self._values[:1]
+        keys, values = next(self._coming), self._values[:1]
         for pending in [worker.push("sparse", keys, values) for _ in range(BURST)]:
             await pending
 
-    def _keys(self, case: Case) -> KeyArray | None:
-        """Return the next key list of a case; None: the whole table."""
-        if case.lists is None:
-            return None
-        if case.lists == 0:
-            return self._draw(case.keys)
-        known = self._lists.setdefault(case.keys, [])
-        while len(known) < case.lists:
-            known.append(self._draw(case.keys))
-            if case.keys > 1:
-                # Keys are known once they have been pushed.
-                self._drive(self._insert(known[-1]))
-        self._last += 1
-        return known[self._last % case.lists]
+    def _prepare(self, case: Case) -> None:
+        """Draw the key lists of a case, and let servers know their keys, before the start."""
+        if self.is_server:
+            self._serve()
+            return
+        self._coming = iter(self._draw_lists(case))
+        self._end_turn()
+
+    def _draw_lists(self, case: Case) -> Sequence[KeyArray | None]:
+        """Return a key list for each operation of a round; None: the whole table."""
+        many, keys, lists = case.repeats + 1, case.keys, case.lists
+        if lists is None:
+            return [None] * many
+        if lists == 0:
+            return [self._draw(keys) for _ in range(many)]
+        known = self._known.get((keys, lists))
+        if known is None:
+            known = self._known[keys, lists] = self._draw(keys * lists)
+            # Keys are known once they have been pushed.
+            self._drive(self._insert(known))
+        # One of some neighbours, and one of the next: sorted, and a list as there was none.
+        rows, at = known.reshape(keys, lists), np.arange(keys)
+        return [rows[at, self._random.integers(0, lists, keys)] for _ in range(many)]
 
     async def _insert(self, keys: KeyArray) -> None:
         assert isinstance(self._node, WorkerNode)
@@ -334,6 +353,11 @@ class Bench:
     def _turn(self) -> bool:
         # There is no scheduler to greet, nor to tell of errors.
         return Node.turn(self._node)
+
+    def _end_turn(self) -> None:
+        """Tell all servers that this worker is done."""
+        for server in range(self._setting.servers):
+            self._raw.Isend(self._buffer[:1], server, TURN).Free()
 
     def _serve(self) -> None:
         """Serve until all workers say that they are done."""

@@ -46,7 +46,7 @@ class ClientMachine(Machine):
         self._request = 0
         self._incarnation = 0
         self.lists = SentLists()
-        self._pushes = self._pulls = self._repeats = 0
+        self._pushes = self._pulls = self._repeats = self._copied = 0
 
     def install(self, view: View) -> list[Effect]:
         """Use `view` from now on, and send again what its segments' owners have not answered."""
@@ -214,6 +214,7 @@ class ClientMachine(Machine):
             "pushes": self._pushes,
             "pulls": self._pulls,
             "repeated_requests": self._repeats,
+            "copied_bytes": self._copied,
             **self.lists.statistics(),
             "open_tasks": len(self._tasks),
             "open_requests": len(self._requests),
@@ -345,6 +346,8 @@ class ClientMachine(Machine):
             spans = request.spans()
             keys = None if keys is None else take_spans(keys, spans)
             values = None if values is None else take_spans(values, spans)
+            if len(spans) > 1:
+                self._copied += sum(part.nbytes for part in (keys, values) if part is not None)
         message: Push | Pull
         if values is None:
             message = Pull(
@@ -366,7 +369,7 @@ class ClientMachine(Machine):
 
     def _take(self, task: Task, message: Values) -> None:
         """Put the values of an answer where the caller wants them."""
-        task.take(self.tables[task.table], message)
+        self._copied += task.take(self.tables[task.table], message)
 
     def _finish(self, task: Task) -> list[Effect]:
         """Finish a task, and start what waited for it, which may be finished at once."""

@@ -129,6 +129,7 @@ class ServerMachine(Machine):
             "pulls": self._pulls,
             "duplicate_slices": self._duplicates,
             "parked_slices": self._parked,
+            "copied_bytes": self._buffers.given,
             "refused": self._refused + self._copier.refused,
             "stopped_pushes": sum(held.stopped_pushes for held in self._held),
             "snapshots": self._replicator.snapshots,

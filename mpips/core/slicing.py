@@ -9,7 +9,8 @@ import numpy as np
 
 from mpips.wire.types import KEY_SPACE, KeyArray, Table, View
 
-REQUEST_BYTES_MAX: Final = 4 * 2**20
+REQUEST_BYTES_MAX: Final = 2 * 2**20
+"""Bytes of keys and values: many are handed on while the next come, and few messages do it."""
 
 Range = tuple[int, int]
 

@@ -47,8 +47,8 @@ class Task(msgspec.Struct):
         request.target, request.incarnation = target, message.incarnation
         return target.reshape(-1).view(np.uint8)
 
-    def take(self, table: Table, message: Values) -> None:
-        """Put the values of an answer where the caller wants them."""
+    def take(self, table: Table, message: Values) -> int:
+        """Put the values of an answer where the caller wants them; return the bytes copied."""
         request, at, values = self.requests[message.request], 0, message.values
         if message.clocks:
             self.take_clocks(table, message.clocks)
@@ -57,17 +57,17 @@ class Task(msgspec.Struct):
             for segment, count in zip(request.segments(), message.counts, strict=True):
                 self.found[segment] = message.keys[at : at + count], message.values[at : at + count]
                 at += count
-            return
+            return 0
         # What was received in the caller's array is there.
         if request.target is not None:
-            return
+            return 0
         if request.is_all:
             # What came is all that was asked for, and the caller's, who need not copy it.
             if self.out is None:
                 self.out = values
-            else:
-                self.out[:] = values
-            return
+                return 0
+            self.out[:] = values
+            return values.nbytes
         spans = request.spans()
         if self.out is None:
             self.out = np.empty((length_of(self.where), values.shape[1]), values.dtype)
@@ -75,6 +75,7 @@ class Task(msgspec.Struct):
             if begin < end:
                 self.out[begin:end] = values[at : at + end - begin]
                 at += end - begin
+        return values.nbytes
 
     def result(self, table: Table, width: int) -> np.ndarray | tuple[KeyArray, np.ndarray]:
         """Return what was pulled; of the range of a sparse table the keys that exist, too."""

@@ -114,7 +114,7 @@ class Node(ABC):
         if now >= self._next_tick:
             self._next_tick = now + TICK_S
             self.tick(now)
-        return self.work() or bool(frames)
+        return self.work() or bool(frames) or self.transport.has_moved
 
     def place(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes]:
         """Return where the arrays of a large frame are to be received, as `Transport` asks."""

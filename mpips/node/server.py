@@ -15,6 +15,7 @@ from mpips.core.load import Load
 from mpips.core.server import ServerMachine
 from mpips.node.app import App
 from mpips.node.member import Member
+from mpips.node.pacing import Pacing
 from mpips.node.writing import Parts
 from mpips.store.base import Store
 from mpips.store.frozen import Frozen, Guard
@@ -47,6 +48,7 @@ class ServerNode(Member):
         self.app: App | None = None
         self._next_look = 0.0
         self._load = Load([])
+        self._pacing = Pacing(transport)
 
     def know(self) -> dict[str, Any]:
         """Return nothing: servers do not read the data."""
@@ -128,7 +130,19 @@ class ServerNode(Member):
         assert self.machine is not None, "a push or pull before the start"
         if isinstance(message, Push | Pull):
             self._load.note(message)
+            if type(message) is Pull and self._pacing.holds(source, message):
+                return
         self.carry_out(self.machine.step(self.clock(), source, message))
+
+    def work(self) -> bool:
+        """Answer the pulls that waited for others to be answered."""
+        if not self._pacing:
+            return False
+        assert self.machine is not None
+        before = len(self._pacing)
+        for source, pull in self._pacing.release():
+            self.carry_out(self.machine.step(self.clock(), source, pull))
+        return len(self._pacing) < before
 
     def beat(self, moved: list[int]) -> Beat:
         """Return who is alive on this host, and what this server was asked for."""

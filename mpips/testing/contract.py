@@ -190,6 +190,15 @@ class TransportContract:
             for number, size in enumerate(sizes):
                 assert_same(large[number], [random_bytes(1 - node + 2 * number, size)])
 
+    def test_backlog_is_what_of_large_frames_has_not_left(self, ends: list[Transport]) -> None:
+        """A server makes answers no faster than they leave."""
+        for end in ends:
+            end.send(1 - end.node, b"", [random_bytes(end.node, 3 * CHUNK)])
+            assert end.backlog(end.node) == 0
+        receive(ends, 1)
+        for end in ends:
+            assert end.unsent() == end.backlog(1 - end.node) == 0
+
     def test_large_frame_is_whole_when_it_is_returned(self, ends: list[Transport]) -> None:
         """Its last chunk must be here, not only on its way."""
         size, missing = 6 * CHUNK, {end.node: end for end in ends}

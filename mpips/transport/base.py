@@ -58,6 +58,8 @@ class Transport(ABC):
             nobody ever leaves it. Frames of a dead node that were here before may still come.
         dead: those of them of whom the carrier itself says so.
         shrinks: how often the world was made smaller.
+        has_moved: whether the last `poll` has brought large payloads on, so that the next one is
+            likely to find something.
     """
 
     def __init__(self, node: int, size: int) -> None:
@@ -67,6 +69,7 @@ class Transport(ABC):
         self.lost: frozenset[int] = frozenset()
         self.dead: frozenset[int] = frozenset()
         self.shrinks = 0
+        self.has_moved = False
         self._forgotten: frozenset[int] = frozenset()
         self._traffic = Traffic()
 
@@ -110,6 +113,10 @@ class Transport(ABC):
 
         At 0 all arrays sent may be changed again.
         """
+
+    def backlog(self, dest: int) -> int:
+        """Return how many parts of large payloads to a node have not left: at most 1 MiB each."""
+        return 0
 
     @abstractmethod
     def flush(self, timeout_s: float) -> bool:

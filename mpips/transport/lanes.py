@@ -5,11 +5,15 @@ from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from mpips.transport.base import Bytes
+from mpips.transport.packing import cut
 
 T = TypeVar("T")
 
 Memory = bytes | bytearray | Bytes
 """What MPI sends from or receives in."""
+
+Arrived = tuple[memoryview, list[Bytes]]
+"""Head and arrays of a frame."""
 
 
 class Request(Protocol):
@@ -105,3 +109,75 @@ class Lane(Transfers[T]):
         """Begin and finish nothing any more, and return what is under way."""
         self._waiting.clear()
         return super().give_up()
+
+
+class Arrivals(Transfers[Arrived | None]):
+    """The large payloads of one node, received in the order of their heads, chunk by chunk.
+
+    A payload gets its memory when its turn comes, not when its head does, and little is received
+    in one go: so whoever uses up what comes finds it in the cache, and needs little memory for it.
+    Over shared memory a receive copies the chunk when it is begun, on this core: more of them
+    would gain nothing. Over a network nothing is done so soon, and the next ones begin.
+
+    Args:
+        receive: begins to receive into an array and returns the request.
+        place: returns where the arrays of a frame are received, by its head and their sizes.
+        finish: is called once for each frame that is here, in their order.
+        window: how many chunks are under way at most.
+        chunk: bytes of a chunk, and what is received in one go.
+    """
+
+    def __init__(
+        self,
+        receive: Callable[[Bytes], Request],
+        place: Callable[[memoryview, list[int]], list[Bytes]],
+        finish: Callable[[memoryview, list[Bytes]], None],
+        window: int,
+        chunk: int,
+    ) -> None:
+        super().__init__(lambda frame: finish(*frame) if frame else None)
+        self._receive, self._place = receive, place
+        self._window, self._chunk = window, chunk
+        self._heads: deque[tuple[memoryview, list[int]]] = deque()
+        # Of the frame whose turn it is; the last of them completes it.
+        self._chunks: deque[tuple[Bytes, Arrived | None]] = deque()
+
+    def add(self, head: memoryview, sizes: list[int]) -> None:
+        """Expect the arrays of a frame, of these sizes in bytes and not all empty."""
+        self._heads.append((head, sizes))
+
+    def advance(self) -> None:
+        """Finish what is here, and begin to receive what has room."""
+        super().advance()
+        under_way, left = self._under_way, self._chunk
+        while left > 0 and len(under_way) < self._window and (self._chunks or self._open()):
+            data, frame = self._chunks.popleft()
+            self.follow(self._receive(data), data, frame)
+            before = len(under_way)
+            super().advance()
+            if len(under_way) < before:
+                left -= data.nbytes
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing is under way, nor expected."""
+        return not (self._under_way or self._chunks or self._heads)
+
+    def __len__(self) -> int:
+        return len(self._under_way) + len(self._chunks) + len(self._heads)
+
+    def give_up(self) -> list[tuple[Request, Memory, Arrived | None]]:
+        """Receive nothing any more, and return what is under way."""
+        self._chunks.clear()
+        self._heads.clear()
+        return super().give_up()
+
+    def _open(self) -> bool:
+        """Make place for the next frame, and return whether there is one."""
+        if not self._heads:
+            return False
+        head, sizes = self._heads.popleft()
+        arrays = self._place(head, sizes)
+        *chunks, last = cut(arrays, self._chunk)
+        self._chunks.extend((chunk, None) for chunk in chunks)
+        self._chunks.append((last, (head, arrays)))
+        return True

@@ -31,21 +31,21 @@ from mpi4py import MPI
 
 from mpips.errors import ProtocolError
 from mpips.transport.backoff import Backoff
-from mpips.transport.base import FRAMES_PER_POLL, Frame, Transport, as_bytes, is_large
+from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_bytes, is_large
 from mpips.transport.inbox import HERE, Inbox
-from mpips.transport.lanes import Lane, Memory, Transfers
+from mpips.transport.lanes import Arrivals, Memory, Transfers
 from mpips.transport.mpi_deaths import DEATHS, reports_deaths
 from mpips.transport.outbox import Outbox
 from mpips.transport.packing import MESSAGE_BYTES, announce, announced, cut, pack, unpack
 from mpips.transport.watchdog import die, watchdog
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 20
 """Bytes of a chunk: long enough for full bandwidth, short enough to stay in the cache."""
 
 LOOKS = 16
 """Polls that find messages for each that looks for new senders, too."""
 
-CHUNKS_UNDER_WAY = 4
+CHUNKS_OUT, CHUNKS_IN = 16, 4
 """How many chunks to one node, or from it, are given to MPI before the first of them is done."""
 
 SHRINK_S_MAX = 10.0
@@ -81,10 +81,10 @@ class MPITransport(Transport):
         """Begin with nothing on its way in the communicator of now."""
         # Lanes are made when a node is first met, and looked at while something moves in them.
         self._moving: dict[Transfers[Any], int] = {}
-        self._outbox = Outbox(self._isend, self._has_lost, self._moving, {_CHUNK: CHUNKS_UNDER_WAY})
+        self._outbox = Outbox(self._isend, self._has_lost, self._moving, {_CHUNK: CHUNKS_OUT})
         # Messages that wait for a long one before them, so that chunks find their frames.
         self._messages_in: dict[int, Transfers[bytearray]] = {}
-        self._chunks_in: dict[int, Lane[Frame | None]] = {}
+        self._chunks_in: dict[int, Arrivals] = {}
         self._inboxes: dict[int, Inbox] = {}
 
     def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
@@ -127,6 +127,10 @@ class MPITransport(Transport):
     def unsent(self) -> int:
         """Return how many messages and chunks to nodes that are not lost have not left."""
         return self._outbox.unsent
+
+    def backlog(self, dest: int) -> int:
+        """Return how many chunks to a node have not left."""
+        return self._outbox.count(dest, _CHUNK)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything has left, at most so many seconds, and tell whether it has."""
@@ -202,6 +206,7 @@ class MPITransport(Transport):
         self._error = self._error or ProtocolError("The transport is closed.")
 
     def _progress(self) -> None:
+        self.has_moved = False
         try:
             self._fetch()
             # A lane may start another one, which is looked at next time.
@@ -218,11 +223,13 @@ class MPITransport(Transport):
         """Advance a lane, unless its peer was lost in this round."""
         if lane not in self._moving:
             return
+        before = len(lane)
         try:
             lane.advance()
         except MPI.Exception as error:
             self._suffer(error, peer)
             return
+        self.has_moved |= len(lane) != before
         if lane.is_idle():
             del self._moving[lane]
         else:
@@ -310,22 +317,18 @@ class MPITransport(Transport):
             self._ready.append((source, head, arrays))
 
     def _receive(self, source: int, head: memoryview, sizes: list[int]) -> None:
-        """Receive the payload of a large frame where it shall stay."""
-        arrays = self._buffers(source, head, sizes)
+        """Receive the payload of a large frame, where it shall stay, when its turn comes."""
         lane = self._chunks_in.get(source)
         if lane is None:
-            begin = partial(self._comm.Irecv, source=self._ranks[source], tag=_CHUNK)
-            lane = self._chunks_in[source] = Lane(begin, self._complete, CHUNKS_UNDER_WAY)
-        # The last chunk to be received completes the frame.
-        *chunks, last = cut(arrays, CHUNK_BYTES)
-        for chunk in chunks:
-            lane.add(chunk, None)
-        lane.add(last, (source, head, arrays))
+            receive = partial(self._comm.Irecv, source=self._ranks[source], tag=_CHUNK)
+            place, finish = partial(self._buffers, source), partial(self._complete, source)
+            lane = Arrivals(receive, place, finish, CHUNKS_IN, CHUNK_BYTES)
+            self._chunks_in[source] = lane
+        lane.add(head, sizes)
         self._moving[lane] = source
 
-    def _complete(self, frame: Frame | None) -> None:
-        if frame:
-            self._ready.append(frame)
+    def _complete(self, source: int, head: memoryview, arrays: list[Bytes]) -> None:
+        self._ready.append((source, head, arrays))
 
     def _isend(self, data: Memory, node: int, tag: int) -> MPI.Request:
         return self._comm.Isend(data, self._ranks[node], tag)

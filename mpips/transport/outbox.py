@@ -72,6 +72,11 @@ class Outbox:
         self.unsent += 1
         self._moving[lane] = dest
 
+    def count(self, dest: int, tag: int) -> int:
+        """Return how many sends to a node under a tag are not done, or wait."""
+        lane = self._lanes.get(tag, {}).get(dest)
+        return 0 if lane is None else len(lane)
+
     def bury(self, node: int) -> None:
         """Count what is under way to a lost node no more."""
         for lanes in self._lanes.values():

@@ -23,6 +23,9 @@ class Buffers:
     Args:
         limit: bytes that are kept at most; beyond it memory is fresh each time.
 
+    Attributes:
+        given: bytes of all that was given out.
+
     >>> buffers = Buffers()
     >>> one = buffers.take(100_000)
     >>> is_shared = np.shares_memory(one, buffers.take(100_000))
@@ -33,7 +36,7 @@ class Buffers:
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self._left = limit
+        self._left, self.given = limit, 0
         self._blocks: dict[int, list[npt.NDArray[np.uint8]]] = {}
         # How many references to a block there are while `take` looks at one that is free.
         self._free = 0
@@ -41,6 +44,7 @@ class Buffers:
 
     def take(self, size: int) -> npt.NDArray[np.uint8]:
         """Return memory of `size` bytes, uint8 `(size,)`, with anything in it."""
+        self.given += size
         if size < LARGE:
             return np.empty(size, np.uint8)
         room = 1 << (size - 1).bit_length()

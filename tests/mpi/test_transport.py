@@ -10,7 +10,8 @@ import pytest
 
 from mpips.errors import ProtocolError
 from mpips.testing.contract import PATIENCE_S, TransportContract
-from mpips.transport.base import Transport
+from mpips.transport.base import Frame, Transport
+from mpips.transport.mpi import CHUNK_BYTES
 from mpips.transport.packing import MESSAGE_BYTES, announce, pack
 
 pytestmark = pytest.mark.mpi(min_size=2)
@@ -36,6 +37,18 @@ class TestMPITransport(TransportContract):
             with contextlib.suppress(ProtocolError):
                 end.flush(PATIENCE_S)
             end.close()
+
+    def test_long_frame_is_a_backlog_until_it_has_left(self, ends: list[Transport]) -> None:
+        for end in ends:
+            end.send(1 - end.node, b"", [np.zeros(9 * CHUNK_BYTES // 2)])
+            # A part for each chunk, the short last one included; floats have eight bytes.
+            assert end.backlog(1 - end.node) == 36
+            frames: list[Frame] = []
+            while not frames or end.unsent():
+                frames += end.poll()
+                # Only of an end that is still there, not when the other has closed.
+                assert end.backlog(1 - end.node) <= end.unsent()
+            assert end.backlog(1 - end.node) == 0
 
     def test_closed_transport_says_so(self, ends: list[Transport]) -> None:
         for end in ends:
