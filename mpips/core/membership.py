@@ -5,6 +5,7 @@ nothing else (OSDI 2014, section 4.3; DESIGN, section 8). It asks for new copies
 in the background, and finds somebody who acts for the logical workers of dead workers.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -135,8 +136,10 @@ def fail_over(view: View, epoch: int, dead: Collection[int], policy: str) -> Cha
 def admit(view: View, epoch: int, joins: Joins) -> View:
     """Return the view in which copies that have joined are in sync.
 
-    They take the places of servers that leave. Owners stop what has its heir now.
+    They take free places, or those of servers that leave, or that have most copies. Owners stop
+    what has its heir now.
     """
+    hosts = server_hosts(view.members)
     copies = [part.copy() for part in view.copies]
     joining = [part.copy() for part in view.joining]
     stops = [part.copy() for part in view.stops]
@@ -148,15 +151,37 @@ def admit(view: View, epoch: int, joins: Joins) -> View:
             if not len(at):
                 continue
             joining[table][segment, at] = NOBODY
-            row = copies[table][segment]
+            row, owner = copies[table][segment], int(view.owners[table][segment])
             free = np.flatnonzero((row == NOBODY) | np.isin(row, view.leaving))
             if len(free):
                 # A free place is at the end; those before it are in use.
                 empty = free[row[free] == NOBODY]
                 row[empty[0] if len(empty) else free[0]] = node
+            elif len(row):
+                load = Counter(copies[table].ravel().tolist())
+                row[place_in(row, owner, node, load, hosts)] = node
     return msgspec.structs.replace(
         view, epoch=epoch, copies=tuple(copies), joining=tuple(joining), stops=tuple(stops)
     )
+
+
+def place_in(
+    row: np.ndarray, owner: int, node: int, load: Mapping[int, int], hosts: Mapping[int, str]
+) -> int:
+    """Return which copy of a segment gives its place to another: of who has most copies.
+
+    One on the other's host comes first, unless the owner is there, too: no two lie together then.
+
+    Args:
+        row: int32 `(replicas,)`, the copies, all places in use.
+        owner: of the segment.
+        node: the server that gets the place.
+        load: the number of copies that each server has.
+        hosts: of the servers.
+    """
+    there: list[int] = row.tolist()
+    together = [at for at in there if hosts[at] == hosts[node] != hosts[owner]]
+    return there.index(max(together or there, key=lambda at: (load[at], at)))
 
 
 def reassign(view: View, epoch: int, actors: Mapping[int, int]) -> View:

@@ -31,6 +31,7 @@ from mpips.core.moving import (
 )
 from mpips.core.news import tell_of_copies, tell_of_moves
 from mpips.core.orders import decide
+from mpips.core.spreading import ask_to_join, plan_copies
 from mpips.errors import MpipsError, RanksLostError
 from mpips.wire.messages import Handed, Joined, NewView
 from mpips.wire.types import NOBODY, Member, Table, View, make_epoch
@@ -75,10 +76,10 @@ class Views:
 
     @property
     def is_at_rest(self) -> bool:
-        """Return whether there are all the copies that there can be, and no segment moves."""
+        """Return whether there are all the copies that there can be, and nothing moves."""
         if self.view is None or missing_copies(self.view, self._replicas):
             return False
-        return not any((part != NOBODY).any() for part in self.view.heirs)
+        return not any((part != NOBODY).any() for part in (*self.view.heirs, *self.view.joining))
 
     @property
     def number(self) -> int:
@@ -211,6 +212,7 @@ class Views:
         for move in self.wishes:
             view = name_heirs(view, epoch, [move] if is_possible(view, move) else [])
         self.wishes = [move for move in self.wishes if is_wanted(view, move)]
+        view = ask_to_join(view, epoch, plan_copies(view))
         self._settled = view.epoch
         return view
 

@@ -76,6 +76,7 @@ def check(view: View) -> None:
         assert len(set(who)) == len(who), "a node has two parts in one segment"
         assert servers.issuperset(who), "somebody has a segment who is no live server"
         stay = [node for node in sync if node not in view.leaving]
-        assert len(stay) + len(joins) <= view.copies[table].shape[1]
+        # One that joins beside enough others replaces one of them.
+        assert len(joins) <= max(1, view.copies[table].shape[1] - len(stay))
         assert view.since[table][segment] <= view.epoch
     assert set(view.actors) <= workers | {NOBODY}
