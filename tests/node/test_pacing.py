@@ -1,6 +1,10 @@
 """A server answers pulls no faster than its answers leave."""
 
+from mpips.config import parse
+from mpips.core.load import Load
+from mpips.node.app import App
 from mpips.node.pacing import BACKLOG_MAX, Pacing
+from mpips.node.server import ServerNode
 from mpips.transport.loop import LoopTransport
 from mpips.wire.messages import Pull
 from mpips.wire.slices import Slices
@@ -56,6 +60,30 @@ def test_pulls_are_released_one_answer_at_a_time_and_in_order() -> None:
         transport.left += 2
     assert released == [0, 1]
     # What comes now is behind those that wait.
-    assert pacing.holds(SLOW, pull(4))
     transport.left = -100
+    assert pacing.holds(SLOW, pull(4))
     assert [one.request for _, one in pacing.release()] == [2, 3, 4]
+
+
+class Steps:
+    """A machine that notes what it is given."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def step(self, now: float, source: int, message: Pull) -> list[object]:
+        self.taken.append(message.request)
+        return []
+
+
+def test_server_answers_a_pull_that_waited_when_there_is_room() -> None:
+    transport, steps = Leaving.world(3)[0], Steps()
+    server = ServerNode(transport, lambda: 0.0, App, parse("", "", []).sized(1))
+    server.machine, server._load = steps, Load([1])  # type: ignore[assignment]
+    server.take(SLOW, pull(1))
+    transport.left = BACKLOG_MAX + 1
+    server.take(SLOW, pull(2))
+    assert (server.work(), steps.taken) == (False, [1])
+    transport.left = 0
+    assert (server.work(), steps.taken) == (True, [1, 2])
+    assert not server.work()
