@@ -57,7 +57,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests of tests/kill and tests/slurm, and refuse markers without effect."""
+    """Mark the tests of tests/kill and tests/slurm, and refuse markers without effect.
+
+    Those for soaks are left out with the first seed.
+    """
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         if folder in ("kill", "slurm"):
@@ -71,6 +74,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if (folder == "mpi") != bool(marks):
             raise pytest.UsageError(f"{item.nodeid}: the marker mpi and the folder tests/mpi "
                                     "go together")
+
+    # Rows of similar tests are long only when somebody soaks.
+    if config.getoption("--seed") == 1:
+        later = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=later)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
 
 
 @pytest.fixture

@@ -54,16 +54,17 @@ def config_for(path: Path, *settings: str) -> Config:
 
 @pytest.mark.slow
 def test_bound_step_converges_at_a_delay_where_the_fixed_step_does_not(problem: Path) -> None:
-    """NIPS 2014, Theorem 2, at tau = 16 and after 6,000 block updates; at tau = 0 both do."""
+    """NIPS 2014, Theorem 2, at tau = 16 and after 1,800 block updates; at tau = 0 both do."""
     best = run_local(ExactLinear, config_for(problem))["objective"]
 
     def distance(*settings: str) -> float:
-        config = config_for(problem, "model.passes=1000", *settings)
+        config = config_for(problem, "model.passes=300", *settings)
         return float(run_local(Unchecked, config)["objective"] / best - 1)
 
-    assert distance("sync.max_delay=16", "model.step=bound") < 1e-2
-    assert distance("sync.max_delay=16", "model.step=fixed") > 1
-    assert distance("sync.max_delay=0", "model.step=fixed", "model.passes=600") < 1e-6
+    # One goes down slowly, the other goes up and down, and is soon there without the delay.
+    assert distance("sync.max_delay=16", "model.step=bound") < 0.1
+    assert distance("sync.max_delay=16", "model.step=fixed") > 0.5
+    assert distance("sync.max_delay=0", "model.step=fixed", "model.passes=200") < 1e-3
 
 
 def serial_weights(path: Path, max_delay: int, passes: int, parts: int = 2) -> Any:

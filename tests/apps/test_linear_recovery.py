@@ -270,8 +270,14 @@ def check_bits(problem: Problem, solver: str, seeds: list[int], *settings: str) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("node", WORKERS)
-@pytest.mark.parametrize("solver", SETTINGS)
+@pytest.mark.parametrize(("solver", "node"), [
+    ("exact", WORKERS[0]),
+    ("diagonal", WORKERS[1]),
+    ("delayed", WORKERS[0]),
+    pytest.param("exact", WORKERS[1], marks=pytest.mark.soak),
+    pytest.param("diagonal", WORKERS[0], marks=pytest.mark.soak),
+    pytest.param("delayed", WORKERS[1], marks=pytest.mark.soak),
+])
 def test_when_workers_are_dropped_the_rest_finds_the_optimum_of_its_rows(
     problem: Problem, solver: str, node: int, seeds: list[int], tmp_path: Path
 ) -> None:

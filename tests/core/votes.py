@@ -154,7 +154,7 @@ def explore(entries: int, most: int = 10**9) -> int:
         most: give up after so many states.
     """
     begin = pickle.dumps(World.begin(3, (0, 1, 2)))
-    seen, todo = {begin}, [begin]
+    seen, raw, todo = {begin}, {begin}, [begin]
     while todo and len(seen) < most:
         state = todo.pop()
         for step in _steps(pickle.loads(state), entries):
@@ -162,7 +162,12 @@ def explore(entries: int, most: int = 10**9) -> int:
             step(world)
             # The order in which letters lie is nobody's affair.
             world.flying.sort(key=lambda letter: (letter[0], letter[1], pickle.dumps(letter[2])))
-            after = pickle.dumps(pickle.loads(pickle.dumps(world)))
+            after = pickle.dumps(world)
+            if after in raw:
+                continue
+            # What is one object in one world may be two equal ones in another.
+            raw.add(after)
+            after = pickle.dumps(pickle.loads(after))
             if after not in seen:
                 seen.add(after)
                 todo.append(after)

@@ -97,12 +97,15 @@ def test_a_flipped_byte_gives_an_error_or_the_same_numbers(
 @pytest.mark.slow
 @pytest.mark.parametrize(("make", "read"), KINDS)
 def test_each_flipped_byte_gives_an_error_or_the_same_numbers(
-    make: Callable[[Path], None], read: Callable[[Path], bytes], tmp_path: Path
+    make: Callable[[Path], None], read: Callable[[Path], bytes], request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     path = tmp_path / "a.h5"
     make(path)
     good, before = path.read_bytes(), read(path)
-    for position in range(0, len(good), 41):
+    # Three seeds take a third each.
+    first = 41 * (request.config.getoption("--seed") % 3)
+    for position in range(first, len(good), 3 * 41):
         bad = bytearray(good)
         bad[position] ^= 1 << position % 8
         path.write_bytes(bad)

@@ -83,9 +83,15 @@ STORIES = {
 }
 
 
+# Parts of longer stories, and what the simulated jobs tell too.
+FOR_SOAKS = ("a server comes", "a server comes, another goes", "a server comes and goes and comes",
+             "the source dies before it hands over")
+EACH = [pytest.param(name, marks=[pytest.mark.soak] * (name in FOR_SOAKS)) for name in STORIES]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("name", STORIES)
+@pytest.mark.parametrize("name", EACH)
 def test_job_goes_on_while_nodes_come_and_go(name: str, tmp_path: Path) -> None:
     story = STORIES[name]
     plan = Plan("orders", 1, **SIZES, expected=RIGHT, strikes=(), every_s=story.every_s)

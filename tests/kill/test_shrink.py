@@ -1,4 +1,7 @@
-"""Real jobs go on on a smaller communicator after deaths, and never hang where that fails."""
+"""Real jobs do not shrink where that is not wanted, and never hang where it fails.
+
+That they go on on a smaller communicator after each kind of death is told in `test_kills.py`.
+"""
 
 from pathlib import Path
 
@@ -25,27 +28,15 @@ def counter(report: Report, folder: Path, name: str = "shrinks") -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["server", "worker", "spare", "scheduler"])
-def test_job_goes_on_without_the_dead_in_its_communicator(kind: str, tmp_path: Path) -> None:
-    report = run_plan(draw_plan(kind, SEED), tmp_path / "job")
-    assert counter(report, tmp_path) == 1
-
-
-@pytest.mark.slow
-def test_death_after_the_shrink_is_survived_and_shrunk_away_too(tmp_path: Path) -> None:
-    report = run_plan(draw_plan("shrunk", SEED), tmp_path / "job")
-    assert counter(report, tmp_path, "deaths") == 2
-    assert counter(report, tmp_path) == 2
-
-
-@pytest.mark.slow
 def test_nothing_is_shrunk_where_that_is_not_wanted(tmp_path: Path) -> None:
     report = run_plan(draw_plan("server", SEED), tmp_path / "job", "recovery.shrink=never")
     assert counter(report, tmp_path) == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["take Halt", "sent Drained"])
+@pytest.mark.parametrize("point", [
+    pytest.param("take Halt", marks=pytest.mark.soak), "sent Drained",
+])  # fmt: skip
 def test_death_before_the_order_calls_the_shrink_off(point: str, tmp_path: Path) -> None:
     strikes = (Strike(KILL, (("server", 0),), share=0.2),)
     plan = Plan("early", SEED, 3, 2, 1, 2, replicas=1, expected=RIGHT, strikes=strikes)
@@ -57,7 +48,7 @@ def test_death_before_the_order_calls_the_shrink_off(point: str, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("who", ["worker", "scheduler"])
+@pytest.mark.parametrize("who", [pytest.param("worker", marks=pytest.mark.soak), "scheduler"])
 def test_rank_that_stops_before_it_shrinks_ends_in_a_restart_and_in_no_hang(
     who: str, tmp_path: Path
 ) -> None:
@@ -73,7 +64,9 @@ def test_rank_that_stops_before_it_shrinks_ends_in_a_restart_and_in_no_hang(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("point", ["0 take Shrink", "1 take Shrink", "3 during Shrink"])
+@pytest.mark.parametrize("point", [
+    "0 take Shrink", pytest.param("1 take Shrink", marks=pytest.mark.soak), "3 during Shrink",
+])  # fmt: skip
 def test_death_inside_the_shrink_ends_right_in_place_or_by_restart(
     point: str, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from tests.run.jobs import processes_of
 
 @pytest.mark.kill
 @pytest.mark.slow
-@pytest.mark.parametrize("run", range(2))
+@pytest.mark.parametrize("run", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_job_gets_over_a_server_s_death_step_by_step(
     run: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -105,7 +105,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
 @pytest.mark.parametrize(
     ("traffic", "btl"),
     [("none", "self,sm"), ("small", "self,sm"), ("large", "self,sm"), ("stuck", "self,sm"),
-     ("midway", "self,sm"), ("small", "self,tcp"), ("large", "self,tcp"), ("stuck", "self,tcp")],
+     ("midway", "self,sm"), ("large", "self,tcp"), ("stuck", "self,tcp"),
+     pytest.param("small", "self,tcp", marks=pytest.mark.soak)],
 )
 def test_survivors_of_two_deaths_go_on(
     start: Callable[..., Job], traffic: str, btl: str

@@ -106,6 +106,16 @@ def test_counts_are_those_of_pytest_and_the_last_line_says_them(
 
 
 @pytest.mark.slow
+def test_tests_for_soaks_run_with_later_seeds_alone(
+    checkout: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(checkout, "sim", f"import pytest\n{GOOD}@pytest.mark.soak\ndef test_more():\n    pass\n")
+    assert suites.run(arguments("sim", "--soak", "2")) == 0
+    table = capfd.readouterr().out.splitlines()
+    assert [line.split()[2:6] for line in table[-4:-2]] == [list("1000"), list("2000")]
+
+
+@pytest.mark.slow
 def test_first_failing_step_ends_the_run_if_asked(
     checkout: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,11 +80,10 @@ def test_promises_hold_in_all_interleavings(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", LARGE)
-def test_promises_hold_in_larger_clusters(name: str, request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--seed") < 2:
-        pytest.skip("for soaks: mpips test sim --soak 2")
+def test_promises_hold_in_larger_clusters(name: str) -> None:
     found = Explorer(LARGE[name], SOAK_STATES).run()
     print(f"{name}: {found}")
     assert found.is_complete or found.states == SOAK_STATES

@@ -57,11 +57,10 @@ def test_promises_hold_while_a_segment_moves(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", LARGE)
-def test_promises_hold_in_larger_moves(name: str, request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--seed") < 2:
-        pytest.skip("for soaks: mpips test sim --soak 2")
+def test_promises_hold_in_larger_moves(name: str) -> None:
     found = Explorer(LARGE[name], STATES_MAX).run()
     print(f"{name}: {found}")
     assert found.is_complete or found.states == STATES_MAX
@@ -93,7 +92,7 @@ class WithoutDelta(ServerMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moves", [TO_NEW, TO_COPY])
+@pytest.mark.parametrize("moves", [pytest.param(TO_NEW, marks=pytest.mark.soak), TO_COPY])
 def test_hand_over_without_the_delta_is_caught(moves: Any) -> None:
     case = Case(3, 1, PUSH, 0, workers=2, moves=moves)
     assert caught(WithoutDelta, case)

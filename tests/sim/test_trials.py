@@ -16,7 +16,9 @@ from mpips.testing.orders import ORDERS, draw_orders, draw_transfers
 from mpips.testing.trial import Shape, Trial, run_trial
 from tests.sim.jobs import Flood, Wrong, job
 
-SEEDS, AT_ONCE = 200, 2
+SEEDS, AT_ONCE, WITHOUT_SOAK = 200, 2, 80
+EACH = [pytest.param(first, marks=[pytest.mark.soak] * (first >= WITHOUT_SOAK))
+        for first in range(0, SEEDS, AT_ONCE)]  # fmt: skip
 
 
 def explain(trial: Trial) -> str:
@@ -24,7 +26,7 @@ def explain(trial: Trial) -> str:
     return f"{trial.error} {trial.violations} {trial.replay()}"
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
+@pytest.mark.parametrize("first", EACH)
 def test_all_checks_hold_under_drawn_faults(first: int) -> None:
     for seed in range(first, first + AT_ONCE):
         trial = run_trial(seed)
@@ -43,7 +45,7 @@ def code_without_faults(place: str) -> int:
     return error.value.exit_code
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
+@pytest.mark.parametrize("first", EACH)
 def test_error_ends_the_job_with_its_code_under_drawn_faults(first: int) -> None:
     for seed in range(first, first + AT_ONCE):
         place = PLACES[seed % len(PLACES)]
@@ -60,7 +62,7 @@ def flood(seed: int, faults: Faults, app: type[App] = Flood) -> Simulation:
     return Simulation(app, job("model.iterations=4"), seed, faults)
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, AT_ONCE))
+@pytest.mark.parametrize("first", EACH)
 def test_assigned_values_are_the_last_under_drawn_faults(first: int) -> None:
     for seed in range(first, first + AT_ONCE):
         result = flood(seed, draw_faults(np.random.default_rng([seed, 2]), 5)).run()
