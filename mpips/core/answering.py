@@ -33,15 +33,8 @@ def read_values(
         rewound = held.undo.rewind(message, keys, values)
     clocks = []
     if message.wants_clocks:
-        segments = [segment for segment, _, _, _ in message.slices]
-        clocks = held.contained(segments, updates, rewound)
+        clocks = held.contained(message.slices.segments(), updates, rewound)
     return Values(
-        epoch=epoch,
+        message.request, message.table, keys, values, counts, clocks, epoch=epoch,
         incarnation=incarnation,
-        request=message.request,
-        table=message.table,
-        keys=keys,
-        values=values,
-        counts=counts,
-        clocks=clocks,
-    )
+    )  # fmt: skip

@@ -136,7 +136,11 @@ class ClientMachine(Machine):
             timestamp, table, stream, where, values, pull, clock, within, out, wants_clocks=clocks
         )
         # Cut and number it now, whenever it is sent: pushes are applied in this order.
-        self._cut(task)
+        shape, notes = self.tables[table], None
+        if values is not None and self._clocked[table]:
+            # Segments without keys are told of a push if there are clocks.
+            notes = within or (0, shape.size)
+        task.pieces = cut(shape, self._sizes[table], where, notes)
         if after:
             task.after.update(after)
         if values is not None:
@@ -168,11 +172,11 @@ class ClientMachine(Machine):
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take an answer; an answer that nobody waits for is a duplicate, and ignored."""
         kind = type(message)
-        if isinstance(message, Forgotten):
+        if kind is not PushAck and kind is not Values:
+            if not isinstance(message, Forgotten):
+                raise ProtocolError(f"client {self.node}: no step for {kind.__name__}")
             self.lists.miss(source, message)
             return self._send_anew(message.request) if message.request in self._requests else []
-        if kind is not PushAck and kind is not Values:
-            raise ProtocolError(f"client {self.node}: no step for {kind.__name__}")
         request = message.request  # type: ignore[attr-defined]
         task = self._requests.pop(request, None)
         if task is None:
@@ -222,13 +226,6 @@ class ClientMachine(Machine):
 
     # -- Sending ---------------------------------------------------------------------------------
 
-    def _cut(self, task: Task) -> None:
-        """Cut a task by segment; those without keys are told of a push if there are clocks."""
-        table, notes = self.tables[task.table], None
-        if self._clocked[task.table] and task.values is not None:
-            notes = task.within or (0, table.size)
-        task.pieces = cut(table, self._sizes[task.table], task.where, notes)
-
     def _number(self, task: Task) -> None:
         """Give a push its number and clock, and its slices the numbers of the pushes before.
 
@@ -255,7 +252,8 @@ class ClientMachine(Machine):
             task.after.update(t for clock, t in stream.open if clock <= oldest)
             stream.open.append((task.clock, task.timestamp))
         stream.number += 1
-        number = task.number = stream.number
+        number, task.base = stream.number, stream.base
+        task.number = number
         numbers, pieces = stream.numbers, task.pieces
         if len(pieces) != 1 or pieces[0].segments != 1:
             pieces = task.pieces = split(pieces, numbers, self._sizes[task.table])
@@ -287,11 +285,10 @@ class ClientMachine(Machine):
             piece.need = needs[piece.segment]
 
     def _stream(self, table: int, stream: int) -> Stream:
-        found = self._streams.get((table, stream))
-        if found is None:
+        if (table, stream) not in self._streams:
             shape = self.tables[table]
-            found = self._streams[table, stream] = Stream(shape.segments, shape.max_delay)
-        return found
+            self._streams[table, stream] = Stream(shape.segments, shape.max_delay)
+        return self._streams[table, stream]
 
     def _begin(self, task: Task) -> list[Effect]:
         """Return the requests of a task; none if it touches no segment."""
@@ -336,10 +333,15 @@ class ClientMachine(Machine):
         task.requests[number] = request
         request.epoch = view.epoch
         # A pull's slices are marked with what they need, a push's with the push before.
-        if values is None:
-            runs = [(p.segment, p.segments, p.need, p.begin, p.count) for p in request.pieces]
+        pieces = request.pieces
+        if len(pieces) == 1:
+            p = pieces[0]
+            mark = p.need if values is None else p.mark
+            runs = [(p.segment, p.segments, mark, p.begin, p.count)]
+        elif values is None:
+            runs = [(p.segment, p.segments, p.need, p.begin, p.count) for p in pieces]
         else:
-            runs = [(p.segment, p.segments, p.mark, p.begin, p.count) for p in request.pieces]
+            runs = [(p.segment, p.segments, p.mark, p.begin, p.count) for p in pieces]
         slices = Slices(self._sizes[table], runs)
         keys = None if isinstance(where, tuple) else where
         if not request.is_all:
@@ -357,10 +359,10 @@ class ClientMachine(Machine):
         else:
             needs: tuple[int, ...] = ()
             if task.pull and self.tables[table].mode != "eventual":
-                needs = tuple(p.need for p in request.pieces)
+                needs = tuple(p.need for p in pieces)
             message = Push(
                 number, table, task.stream, task.number, task.clock, task.pull, slices, keys,
-                values, needs, self._stream(table, task.stream).base, task.wants_clocks,
+                values, needs, task.base, task.wants_clocks,
                 epoch=view.epoch, incarnation=self._incarnation,
             )  # fmt: skip
         return Send(request.owner, self.lists.shorten(request.owner, message))

@@ -21,7 +21,6 @@ from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 NEVER: Final = 2**62
 """Later than any epoch: what this server does not answer for."""
 
-
 Parts = Sequence[tuple[int, int]]
 """The pushes in an update: stream and number."""
 
@@ -199,8 +198,8 @@ class Held:
         for queue in (self.early, self.unapplied):
             for key in [key for key in queue if key[0] in lost]:
                 del queue[key]
-        self.waiting = [one for one in self.waiting if not touches(one.message, lost)]
-        self.parked = [one for one in self.parked if not touches(one.message, lost)]
+        self.waiting = [one for one in self.waiting if not one.message.slices.touch(lost)]
+        self.parked = [one for one in self.parked if not one.message.slices.touch(lost)]
 
     def moved(self, parts: Parts) -> Sequence[int]:
         """Return the streams whose clocks an update of these pushes moves.
@@ -222,7 +221,7 @@ class Held:
         Whoever does know, if two attempts of a call are under way, says so by a lower number.
         """
         self.bases[push.stream] = max(self.bases[push.stream], push.base)
-        for segment, _, _, _ in push.slices:
+        for segment in push.slices.segments():
             for numbers in (self.accepted[segment], self.applied[segment]):
                 numbers[push.stream] = max(numbers[push.stream], push.base)
 
@@ -239,7 +238,7 @@ class Held:
     def is_mine(self, message: Push | Pull) -> bool:
         """Return whether this server owned all segments of a request when it was sent."""
         reign, epoch = self.reign, message.epoch
-        for first, many, _, _, _ in runs_of(message.slices):
+        for first, many, _, _, _ in message.slices.runs:
             if epoch < (reign[first] if many == 1 else max(reign[first : first + many])):
                 return False
         return True
@@ -249,10 +248,10 @@ class Held:
         if self.early:
             return False
         accepted, stream = self.accepted, push.stream
-        for first, many, mark, _, _ in runs_of(push.slices):
+        for first, many, mark, _, _ in push.slices.runs:
             if accepted[first][stream] != mark:
                 return False
-            if many > 1 and any(n[stream] != mark for n in accepted[first : first + many]):
+            if many > 1 and [n[stream] for n in accepted[first : first + many]] != [mark] * many:
                 return False
         return True
 
@@ -260,11 +259,17 @@ class Held:
         """Note that all slices of a push are applied, and return whether any of them has copies."""
         accepted, applied, logs, targets = self.accepted, self.applied, self.logs, self.targets
         stream, number, is_copied = push.stream, push.number, False
-        for first, many, _, _, _ in runs_of(push.slices):
-            for segment in range(first, first + many):
-                accepted[segment][stream] = applied[segment][stream] = number
-                logs[segment] += 1
-                is_copied = is_copied or targets[segment] != ()
+        for first, many, _, _, _ in push.slices.runs:
+            if many == 1:
+                accepted[first][stream] = applied[first][stream] = number
+                logs[first] += 1
+                is_copied = is_copied or targets[first] != ()
+                continue
+            mine = slice(first, first + many)
+            for numbers in (*accepted[mine], *applied[mine]):
+                numbers[stream] = number
+            logs[mine] = [log + 1 for log in logs[mine]]
+            is_copied = is_copied or any(targets[mine])
         return is_copied
 
     def logged(self, slices: Sequence[Slice]) -> Slices:
@@ -290,7 +295,7 @@ class Held:
         """
         if isinstance(message, Push) and not message.pull:
             return True
-        if self.stopped and touches(message, self.stopped):
+        if self.stopped and message.slices.touch(self.stopped):
             return False
         if self.table.mode == "eventual":
             return True
@@ -389,11 +394,6 @@ class Held:
         # A copy that had more than its new owner goes back: the clocks have to, too.
         for stream, clock in enumerate(clocks):
             self.clocks.clocks[stream].reset(segment, segment + 1, clock)
-
-
-def touches(message: Push | Pull, segments: Collection[int]) -> bool:
-    """Return whether a request touches one of some segments."""
-    return any(segment in segments for segment, _, _, _ in message.slices)
 
 
 def _where(mask: np.ndarray) -> set[int]:

@@ -9,7 +9,7 @@ from mpips.core.slicing import Range
 from mpips.store.base import Store
 from mpips.wire.buffers import Buffers
 from mpips.wire.messages import Pull, Push
-from mpips.wire.slices import Slice, runs_of
+from mpips.wire.slices import Slice, Slices, runs_of
 from mpips.wire.types import KeyArray, ValueArray
 
 Part = tuple[int, int, KeyArray | Range, ValueArray]
@@ -20,6 +20,7 @@ def cut_slices(
     slices: Sequence[Slice], keys: KeyArray | None, values: ValueArray
 ) -> Iterator[Part]:
     """Yield the slices of a message with views of its keys and values."""
+    slices = Slices.of(slices).by_segment(keys)
     cuts = np.cumsum([0, *(count for _, _, _, count in slices)]).tolist()
     for (segment, mark, begin, count), (low, high) in zip(slices, pairwise(cuts), strict=True):
         where = (begin, begin + count) if keys is None else keys[low:high]
@@ -32,7 +33,12 @@ def update_slices(
     """Apply a whole message to a store."""
     if keys is not None:
         store.update_keys(keys, values)
-        return
+    else:
+        update_ranges(store, slices, values)
+
+
+def update_ranges(store: Store, slices: Sequence[Slice], values: ValueArray) -> None:
+    """Apply a whole message without a key list to a store."""
     at = 0
     for begin, end in join_ranges(slices):
         store.update_range(begin, end, values[at : at + end - begin])

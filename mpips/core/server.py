@@ -14,10 +14,10 @@ from typing import Final
 from mpips.core.aggregation import Contribution, sum_contributions
 from mpips.core.answering import read_values
 from mpips.core.copying import Copier
-from mpips.core.held import Applied, Change, Held, Pending, touches
+from mpips.core.held import Applied, Change, Held, Pending
 from mpips.core.known import KnownLists
 from mpips.core.machine import Effect, Machine, Send
-from mpips.core.reading import cut_slices, update_rows, update_slices
+from mpips.core.reading import cut_slices, update_ranges, update_rows
 from mpips.core.replication import Replicator
 from mpips.errors import ProtocolError
 from mpips.store.base import Store
@@ -32,7 +32,6 @@ from mpips.wire.messages import (
     Replicated,
     Snapshot,
 )
-from mpips.wire.slices import runs_of
 from mpips.wire.types import View
 
 EARLY_SLICES_MAX: Final = 4096
@@ -87,16 +86,19 @@ class ServerMachine(Machine):
 
     def step(self, now: float, source: int, message: Message) -> list[Effect]:
         """Take a client's request, or what owners and copies tell each other."""
-        if isinstance(message, Push | Pull | Replicate) and message.coding:
-            restored = self.lists.restore(message)
-            if isinstance(restored, Forgotten):
-                return [Send(source, restored)]
-            message = restored
+        # This way most messages meet two comparisons, and no pattern.
+        kind = type(message)
+        if kind is Push or kind is Pull or kind is Replicate:
+            if message.coding:  # type: ignore[attr-defined]
+                restored = self.lists.restore(message)  # type: ignore[type-var]
+                if isinstance(restored, Forgotten):
+                    return [Send(source, restored)]
+                message, kind = restored, type(restored)
+            if kind is Push:
+                return self._step_push(now, source, message)  # type: ignore[arg-type]
+            if kind is Pull:
+                return self._step_pull(now, source, message)  # type: ignore[arg-type]
         match message:
-            case Push():
-                return self._step_push(now, source, message)
-            case Pull():
-                return self._step_pull(now, source, message)
             case Replicate(table=table):
                 return self._copier.take_updates(self._held[table], source, message)
             case Replicated(request=request):
@@ -146,9 +148,11 @@ class ServerMachine(Machine):
 
     def _step_push(self, now: float, source: int, push: Push) -> list[Effect]:
         held = self._held[push.table]
-        if self._refuses(held, push):
+        # Its client sends it again, to the new owner, as soon as it has the view.
+        if not held.is_mine(push):
+            self._refused += 1
             return []
-        if held.stopped and touches(push, held.stopped):
+        if held.stopped and push.slices.touch(held.stopped):
             return held.park(Pending(source, push, now))
         self._pushes += 1
         if push.base:
@@ -175,37 +179,31 @@ class ServerMachine(Machine):
                     f" {accepted} was accepted there"
                 )
         effects = self._replicate(held, changes)
-        for segment, _, _, _ in push.slices:
+        for segment in push.slices.segments():
             effects += self._release(held, segment, push.stream)
         return effects + self._release_waiting(held)
 
-    def _refuses(self, held: Held, message: Push | Pull) -> bool:
-        """Tell whether a segment of a request is not, or was not yet, this server's.
-
-        Its client sends it again, to the new owner, as soon as it has the view.
-        """
-        is_refused = not held.is_mine(message)
-        self._refused += is_refused
-        return is_refused
-
     def _apply_whole(self, held: Held, push: Push, source: int, now: float) -> list[Effect]:
         """Apply a message whose slices are all the next ones."""
-        update_slices(held.store, push.slices, push.keys, push.values)
+        if push.keys is not None:
+            held.store.update_keys(push.keys, push.values)
+        else:
+            update_ranges(held.store, push.slices, push.values)
         if held.note(push):
             return self._ship_whole(held, push, Pending(source, push, now, 1))
         # Without copies it is safe at once.
         if held.has_clocks:
-            for first, many, _, _, _ in runs_of(push.slices):
+            for first, many, _, _, _ in push.slices.runs:
                 held.clocks.advance(push.stream, first, first + many, push.clock)
         if push.pull:
             effects = self._answer_push(held, Pending(source, push, now))
         else:
-            effects = [self._answer(held, source, push)]
+            effects = [self._acknowledge(source, push)]
         return effects + self._release_waiting(held) if held.waiting else effects
 
     def _ship_whole(self, held: Held, push: Push, pending: Pending) -> list[Effect]:
         """Send a message that is applied to the copies; the answer waits for them."""
-        slices = held.logged(push.slices)
+        slices = held.logged(push.slices.by_segment(push.keys))
         segments = slices.segments()
         spans = held.spans(segments) if held.has_clocks else ()
         applied = Applied(held.index, segments, spans, [push.stream], push.clock)
@@ -361,7 +359,8 @@ class ServerMachine(Machine):
 
     def _step_pull(self, now: float, source: int, pull: Pull) -> list[Effect]:
         held = self._held[pull.table]
-        if self._refuses(held, pull):
+        if not held.is_mine(pull):
+            self._refused += 1
             return []
         self._pulls += 1
         if self._may_read(held, pull):
@@ -384,10 +383,13 @@ class ServerMachine(Machine):
         return [self._answer(held, p.source, p.message) for p in ready]
 
     def _answer(self, held: Held, source: int, message: Push | Pull) -> Send:
-        epoch, incarnation, request = self._epoch, self._incarnation, message.request
         if isinstance(message, Push) and not message.pull:
-            ack = PushAck(epoch=epoch, incarnation=incarnation, request=request)
-            return Send(source, ack)
+            return self._acknowledge(source, message)
+        epoch, incarnation = self._epoch, self._incarnation
         updates = self._replicator.updates() if message.wants_clocks else ()
         values = read_values(held, message, updates, self._buffers, epoch, incarnation)
         return Send(source, values)
+
+    def _acknowledge(self, source: int, push: Push) -> Send:
+        ack = PushAck(push.request, epoch=self._epoch, incarnation=self._incarnation)
+        return Send(source, ack)

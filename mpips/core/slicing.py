@@ -1,5 +1,6 @@
 """Cuts a push or pull by segment and groups the slices into requests, one owner each."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
@@ -7,6 +8,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from mpips.wire.slices import LISTED, cut_points
 from mpips.wire.types import KEY_SPACE, KeyArray, Table, View
 
 REQUEST_BYTES_MAX: Final = 2 * 2**20
@@ -18,9 +20,10 @@ Range = tuple[int, int]
 class Piece(msgspec.Struct):
     """The part of a push or pull that lies in one segment, or in some neighbours.
 
-    Only ranges, and notes without keys, have pieces of several segments: what is the same for
-    all of them is done once. `at` is its place in the caller's arrays, `begin` its first key (0
-    for a key list), `mark` the number of the push before, `need` the clock that a pull waits for.
+    What is the same for several segments is done once. `at` is its place in the caller's arrays,
+    `begin` its first key (0 for a key list, `LISTED` for one in several segments), `mark` the
+    number of the push before, `need` the clock that a pull waits for. `cuts` are the places of the
+    caller's keys at which segments begin, and where the last one ends, if it is `LISTED`.
     """
 
     segment: int
@@ -30,6 +33,7 @@ class Piece(msgspec.Struct):
     at: int
     mark: int = 0
     need: int = 0
+    cuts: list[int] | None = None
 
 
 class Request(msgspec.Struct):
@@ -124,7 +128,7 @@ def split(pieces: list[Piece], values: Sequence[int], size: int) -> list[Piece]:
             parts.append(piece)
             continue
         mine = values[first : first + many]
-        if all(value == mine[0] for value in mine):
+        if mine.count(mine[0]) == many:
             parts.append(piece)
             continue
         for _, group in groupby(mine):
@@ -136,6 +140,12 @@ def split(pieces: list[Piece], values: Sequence[int], size: int) -> list[Piece]:
 
 def _part(piece: Piece, first: int, many: int, size: int) -> Piece:
     """Return the part of a piece that lies in some of its segments."""
+    if piece.cuts is not None:
+        cuts = piece.cuts[first - piece.segment : first - piece.segment + many + 1]
+        count = cuts[-1] - cuts[0]
+        if many == 1:
+            return Piece(first, 1, 0, count, cuts[0], piece.mark, piece.need)
+        return Piece(first, many, LISTED, count, cuts[0], piece.mark, piece.need, cuts)
     if not piece.count:
         return Piece(first, many, 0, 0, piece.at, piece.mark, piece.need)
     begin = max(piece.begin, first * size)
@@ -166,8 +176,10 @@ def cut_keys(table: Table, keys: KeyArray, notes: Range | None = None) -> list[P
         if first == last:
             return [Piece(first, 1, 0, n, 0)]
     # Find where each segment begins in the list.
-    begins = np.arange(first + 1, last + 1, dtype=np.uint64) * np.uint64(size)
-    cuts = [0, *np.searchsorted(keys, begins).tolist(), n]
+    cuts = [0, *np.searchsorted(keys, cut_points(first, last + 1, size)).tolist(), n]
+    # Where nobody asks for single segments, those that all have keys are one piece.
+    if notes is None and not table.has_clocks and len(set(cuts)) == len(cuts):
+        return [Piece(first, last + 1 - first, LISTED, n, 0, cuts=cuts)]
     pieces: list[Piece] = []
     for i in range(last - first + 1):
         count = cuts[i + 1] - cuts[i]
@@ -208,8 +220,7 @@ def group(pieces: list[Piece], owners: Sequence[int], key_bytes: int, size: int)
                 request.size += piece.count * key_bytes
                 break
             # Give the message as many segments as it has room for.
-            bytes_each = piece.count * key_bytes // piece.segments
-            room = -(-(REQUEST_BYTES_MAX - request.size) // max(1, bytes_each))
+            room = _room(piece, REQUEST_BYTES_MAX - request.size, key_bytes)
             if room >= piece.segments or not piece.count:
                 request.pieces.append(piece)
                 request.size += piece.count * key_bytes
@@ -219,6 +230,13 @@ def group(pieces: list[Piece], owners: Sequence[int], key_bytes: int, size: int)
             request.size += head.count * key_bytes
             piece = _part(piece, piece.segment + room, piece.segments - room, size)
     return requests
+
+
+def _room(piece: Piece, room: int, key_bytes: int) -> int:
+    """Return how many segments of a piece fill so many bytes, the last one only in part."""
+    if piece.cuts is not None:
+        return bisect_left(piece.cuts, piece.cuts[0] - (-room // max(1, key_bytes)))
+    return -(-room // max(1, piece.count * key_bytes // piece.segments))
 
 
 def take_spans(array: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:

@@ -14,7 +14,10 @@ from mpips.wire.types import DTYPES, KeyArray, Table, ValueArray
 
 
 class Task(msgspec.Struct):
-    """A push, pull or push_pull from its call to its last answer."""
+    """A push, pull or push_pull from its call to its last answer.
+
+    `number` and `base` are those of a push in its stream.
+    """
 
     timestamp: int
     table: int
@@ -28,6 +31,7 @@ class Task(msgspec.Struct):
     after: set[int] = set()
     pieces: list[Piece] = []
     number: int = 0
+    base: int = 0
     wants_clocks: bool = False
     clocks: VectorClock | None = None
     requests: dict[int, Request] = {}

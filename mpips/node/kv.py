@@ -41,14 +41,15 @@ class Pending:
         self.result: Any = None
         self.clocks: list[list[tuple[int, int, int]]] | None = None
         self.waiter: Any = None
-        self.callbacks: list[Callable[[Any], None]] = []
+        # Nearly nobody has any.
+        self.callbacks: tuple[Callable[[Any], None], ...] = ()
 
     def then(self, callback: Callable[[Any], None]) -> None:
         """Have a function called with the result when it is there, which may be now."""
         if self.is_done:
             callback(self.result)
         else:
-            self.callbacks.append(callback)
+            self.callbacks += (callback,)
 
     def finish(self, result: Any) -> None:
         """Take the result, and call who wanted it."""
@@ -377,12 +378,14 @@ def _check_values(table: Table, values: ValueArray, count: int, width: int) -> V
     is_fit = type(values) is np.ndarray and values.dtype == dtype and values.flags.c_contiguous
     if not is_fit:
         values = np.ascontiguousarray(values, dtype=dtype)
+    if values.shape == (count, width):
+        return values
     if not _fits(values, count, width):
         raise ValueError(
             f"table {table.name} takes {width} values a key: an array of {count} x {width} for"
             f" {count} keys, not of {' x '.join(map(str, values.shape))}"
         )
-    return values if values.ndim == 2 else values.reshape(count, width)
+    return values.reshape(count, width)
 
 
 def _fits(array: ValueArray, count: int, width: int) -> bool:

@@ -11,7 +11,7 @@ from mpips.core.machine import Effect, Send
 from mpips.filters.chain import FilterChain
 from mpips.node.points import Reach
 from mpips.node.pulse import Pulses
-from mpips.node.stillness import Stillness
+from mpips.node.stillness import UNCOUNTED, Stillness
 from mpips.transport.backoff import Backoff
 from mpips.transport.base import FRAMES_PER_POLL, Bytes, Transport
 from mpips.wire.buffers import Buffers
@@ -92,10 +92,12 @@ class Node(ABC):
         frames = self.transport.poll()
         for source, head, payload in frames:
             # What comes after changes of roles is the last successor's.
-            node = self.latest
+            node = self if self.successor is None else self.latest
             message = self._codec.decode(head, payload)
-            self.stillness.note_received(source, message)
-            if node.chains and type(message) in FILTERED:
+            kind = type(message)
+            if kind not in UNCOUNTED:
+                self.stillness.received[source] += 1
+            if node.chains and kind in FILTERED:
                 message = node.chains[message.table].decode(message)  # type: ignore[attr-defined]
             if self.reach is not None:
                 self.reach("take", message)
@@ -151,10 +153,11 @@ class Node(ABC):
 
     def send(self, dest: int, message: Message) -> None:
         """Filter, encode and send a message, or hold it back."""
-        if self.stillness.holds(self, dest, message):
+        still, kind = self.stillness, type(message)
+        if still.is_on and still.holds(self, dest, message):
             return
-        self.stillness.note_sent(dest, message)
-        kind = type(message)
+        if kind not in UNCOUNTED:
+            still.sent[dest] += 1
         is_filtered = kind in FILTERED
         if is_filtered and self.chains:
             message = self.chains[message.table].encode(message)  # type: ignore[attr-defined]

@@ -363,7 +363,7 @@ class Member(Follower):
     def _count_elsewhere(self, view: View) -> int:
         """Return how many parked requests are about nothing that a view gives to others."""
         return sum(
-            all(view.since[message.table][s] <= self._epoch for s, _, _, _ in message.slices)
+            all(view.since[message.table][s] <= self._epoch for s in message.slices.segments())
             for _, message in self._parked
             if isinstance(message, Push | Pull)
         )

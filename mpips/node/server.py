@@ -118,7 +118,9 @@ class ServerNode(Member):
 
     def take(self, source: int, message: Message) -> None:
         """Step the machine, or answer a worker's call."""
-        if isinstance(message, Ask):
+        kind = type(message)
+        if kind is Ask:
+            assert isinstance(message, Ask)
             told = Told(
                 epoch=self._epoch,
                 incarnation=self._members[self.transport.node],
@@ -128,9 +130,9 @@ class ServerNode(Member):
             self.send(source, told)
             return
         assert self.machine is not None, "a push or pull before the start"
-        if isinstance(message, Push | Pull):
-            self._load.note(message)
-            if type(message) is Pull and self._pacing.holds(source, message):
+        if kind is Push or kind is Pull:
+            self._load.note(message)  # type: ignore[arg-type]
+            if kind is Pull and self._pacing.holds(source, message):  # type: ignore[arg-type]
                 return
         self.carry_out(self.machine.step(self.clock(), source, message))
 

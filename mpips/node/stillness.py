@@ -1,7 +1,7 @@
 """A node's side of a shrink: it counts frames, holds back what it wants to send, and goes on."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from mpips.wire.messages import Message
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 LOOK_S: Final = 2.0
 """How long somebody whose pulse does not move is looked at, until it is taken for stopped."""
 
-_QUIET: Final = frozenset(QUIET)
+UNCOUNTED: Final = frozenset(QUIET)
+"""The types of messages that nobody counts."""
 
 STILL_S_MAX: Final = 5.0
 """How long a node stands still when it hears nothing more."""
@@ -26,26 +27,18 @@ class Stillness:
 
     Attributes:
         is_on: whether nothing is to be sent.
+        sent: by node: how many messages were sent, but for those about a shrink (`UNCOUNTED`).
+        received: likewise, how many have come.
     """
 
     def __init__(self) -> None:
         self.is_on = False
         self._since = 0.0
-        self._sent: Counter[int] = Counter()
-        self._received: Counter[int] = Counter()
+        self.sent: defaultdict[int, int] = defaultdict(int)
+        self.received: defaultdict[int, int] = defaultdict(int)
         self._held: list[tuple[Node, int, Message]] = []
         # Epoch and number: of the halt that is on, and of the last one that is over.
         self._mark = self._over = (0, 0)
-
-    def note_sent(self, dest: int, message: Message) -> None:
-        """Count a message, unless it is about the shrink."""
-        if type(message) not in _QUIET:
-            self._sent[dest] += 1
-
-    def note_received(self, source: int, message: Message) -> None:
-        """Count a message, unless it is about the shrink."""
-        if type(message) not in _QUIET:
-            self._received[source] += 1
 
     def holds(self, node: "Node", dest: int, message: Message) -> bool:
         """Hold a message back if that is due, and return whether it was."""
@@ -69,8 +62,8 @@ class Stillness:
             # Who has gone on without waiting does not shrink; a watchdog ends those who do.
             case Shrink(dead=dead) if self.is_on and mark == self._mark:
                 node.transport.shrink(dead, lambda: kill_stopped(node))
-                self._sent.clear()
-                self._received.clear()
+                self.sent.clear()
+                self.received.clear()
                 shrunk = Shrunk(epoch=message.epoch, number=message.number)
                 node.send(source, shrunk)
                 self.end()
@@ -97,8 +90,8 @@ class Stillness:
             epoch=halt.epoch,
             number=halt.number,
             attempt=halt.attempt,
-            sent=dict(self._sent),
-            received=dict(self._received),
+            sent=dict(self.sent),
+            received=dict(self.received),
             dead=sorted(node.transport.dead),
         )
 

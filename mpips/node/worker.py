@@ -205,12 +205,13 @@ class WorkerNode(Member):
         if not isinstance(effect, Finished):
             super().perform(effect)
             return
-        pending = self._pending.pop(effect.timestamp)
+        pending, result = self._pending.pop(effect.timestamp), effect.result
         pending.clocks = effect.clocks
-        self._finish(pending, flatten(effect.result))
-        self._open[pending.worker] -= 1
-        if not self._open[pending.worker] and pending.worker in self._returns:
-            self._return(pending.worker, self._returns.pop(pending.worker))
+        self._finish(pending, result if result is None else flatten(result))
+        worker = pending.worker
+        self._open[worker] -= 1
+        if worker in self._returns and not self._open[worker]:
+            self._return(worker, self._returns.pop(worker))
 
     def _drop(self, worker: int) -> None:
         """Act for a logical worker no longer, and forget what it has begun."""

@@ -1,10 +1,10 @@
 """What every store can do: hold segments of a table, update keys, and read them."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 
 from mpips.errors import ProtocolError
 from mpips.store.frozen import Frozen, FrozenRows, Guard
@@ -253,12 +253,12 @@ class Store(ABC):
         if kept.generation != self.generation:
             kept.slots, kept.first = self._place(keys, insert)
             # Keys that are absent may come into being.
-            is_whole = insert or self._are_present(kept.slots)
+            is_whole = insert or self._are_present(kept.slots, kept.first)
             kept.generation = self.generation if is_whole else NEVER
         return kept.slots, kept.first
 
-    def _are_present(self, slots: Slots) -> bool:
-        """Return whether keys with these slots exist."""
+    def _are_present(self, slots: Slots, first: int) -> bool:
+        """Return whether keys at these places exist."""
         return True
 
     def _place(self, keys: KeyArray, insert: bool) -> tuple[Slots, int]:
@@ -300,26 +300,27 @@ class Store(ABC):
             raise self._not_held(f"segment {segment}")
         return self.table.segment_range(segment)
 
-    def _split_by_run(self, keys: KeyArray) -> npt.NDArray[np.int64]:
-        """Return how many of the keys lie in each run of held segments.
+    def _check_keys(self, keys: KeyArray) -> None:
+        """Refuse keys that are not strictly increasing, or not all held.
 
         Raises:
-            ProtocolError: keys are not strictly increasing, or not all held.
+            ProtocolError: they are not.
         """
         if len(keys) > 1 and not (keys[1:] > keys[:-1]).all():
             raise ProtocolError(
                 f"Keys for the table {self.table.name} are not strictly increasing."
             )
-        # Most often all lie in one run, and this is known by the ends.
-        if len(self._bounds) == 1 and len(keys):
-            first, last = self._bounds[0]
-            if first <= int(keys[0]) and int(keys[-1]) <= last:
-                return np.array([len(keys)])
+        # Most often all lie in one run of segments, and this is known by the ends.
+        if len(keys):
+            first = keys.item(0)
+            run = bisect_right(self._firsts, first) - 1
+            last = first if len(keys) == 1 else keys.item(-1)
+            if run >= 0 and last <= self._bounds[run][1]:
+                return
         begins = np.searchsorted(keys, self._run_first)
         counts = np.searchsorted(keys, self._run_last, side="right") - begins
         if counts.sum() != len(keys):
             raise self._not_held(f"all of {len(keys)} keys from {keys[0]} to {keys[-1]}")
-        return counts
 
     def _not_held(self, what: str) -> ProtocolError:
         return ProtocolError(f"The table {self.table.name} does not hold {what} here.")
@@ -353,7 +354,7 @@ class Store(ABC):
             else:
                 firsts.append(begin)
                 lasts.append(end - 1)
-        self._bounds = list(zip(firsts, lasts, strict=True))
+        self._firsts, self._bounds = firsts, list(zip(firsts, lasts, strict=True))
         # Last keys are inclusive, because 2**64 is no uint64.
         self._run_first = np.array(firsts, dtype=np.uint64)
         self._run_last = np.array(lasts, dtype=np.uint64)

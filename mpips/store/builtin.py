@@ -28,7 +28,10 @@ class Add(Update):
 
     def apply(self, rows: ValueArray, slots: Slots, first: int, values: ValueArray) -> None:
         """Change the rows by rows += values."""
-        if not len(slots):
+        if not len(slots) and values.size == 1:
+            # Two numbers are added in a third of the time of two arrays.
+            rows[first, 0] += values[0, 0]
+        elif not len(slots):
             rows[first : first + len(values)] += values
         elif self.width == 1:
             # On one-dimensional arrays this is twice as fast as fancy indexing.

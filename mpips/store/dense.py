@@ -66,7 +66,7 @@ class DenseStore(Store):
 
     def resolve(self, keys: KeyArray, insert: bool) -> Slots:
         """Return the row number of each key, int64 `(n,)`; `insert` changes nothing here."""
-        self._split_by_run(keys)
+        self._check_keys(keys)
         # Dense keys are far below 2**63, so their bits are the same as a signed number.
         return keys.view(np.int64)
 
@@ -118,7 +118,7 @@ class DenseStore(Store):
     def _place(self, keys: KeyArray, insert: bool) -> tuple[Slots, int]:
         """Return the first row of keys without a gap, else the slots of all."""
         if int(keys[-1]) - int(keys[0]) == len(keys) - 1:
-            self._split_by_run(keys)
+            self._check_keys(keys)
             return NO_SLOTS, int(keys[0])
         return self.resolve(keys, insert), 0
 

@@ -24,6 +24,7 @@ from mpips.store.kernels.index import (
     USED_ENTRIES,
     USED_SLOTS,
 )
+from mpips.store.kernels.single import find_one
 from mpips.store.reserve import SMALL, Leftovers, grow_rows, release_rows
 from mpips.store.update import Slots
 from mpips.wire.types import KEY_SPACE, KeyArray, Table, ValueArray
@@ -105,6 +106,10 @@ class Directory:
         kernel.find(keys, self._parts, self._index, self.keys, slots)
         return slots
 
+    def find_one(self, keys: KeyArray) -> int:
+        """Return the slot of the only key of a list, as `find` does in twice the time."""
+        return int(find_one(keys, self._parts, self._index, self.keys))
+
     def insert(
         self, keys: KeyArray, start: int, rows: ValueArray, initial: ValueArray, slots: Slots
     ) -> int:
@@ -123,11 +128,12 @@ class Directory:
             start, wants_slots = kernel.find_or_insert(
                 keys, start, self._parts, self._index, self.keys, rows, initial, slots
             )
-            is_full = self._parts[0, FREED] < FREED_MAX
-            self._give_back()
+            freed = int(self._parts[0, FREED])
+            if freed:
+                self._give_back(freed)
             if start == len(keys) or wants_slots:
                 return start
-            if is_full:
+            if freed < FREED_MAX:
                 self._move_areas()
 
     def grow(self, slots: int) -> None:
@@ -204,14 +210,12 @@ class Directory:
             release_rows(self.keys, low, high)
         return runs
 
-    def _give_back(self) -> None:
-        """Give back the memory of areas that are of use no more."""
-        many = int(self._parts[0, FREED])
-        if many:
-            most = self.sizes()[1] // WASTE
-            for base, end in self._parts[1 : 1 + many, :2].tolist():
-                self._leftovers.add(base, end, most)
-            self._parts[0, FREED] = 0
+    def _give_back(self, many: int) -> None:
+        """Give back the memory of so many areas that are of use no more."""
+        most = self.sizes()[1] // WASTE
+        for base, end in self._parts[1 : 1 + many, :2].tolist():
+            self._leftovers.add(base, end, most)
+        self._parts[0, FREED] = 0
 
     def _move_areas(self) -> None:
         """Take a larger index, and put all areas at its front."""

@@ -12,7 +12,7 @@ from mpips.store.directory import Directory, Run
 from mpips.store.frozen import Frozen, Guard
 from mpips.store.frozen_keys import FrozenKeys
 from mpips.store.reserve import ROWS_MAX, grow_rows, release_rows
-from mpips.store.update import Slots
+from mpips.store.update import NO_SLOTS, Slots
 from mpips.wire.types import KeyArray, Table, ValueArray
 
 ABSENT: Final = 0
@@ -39,7 +39,7 @@ class SparseStore(Store):
         self._rows[ABSENT] = self._initial
         self._frozen_keys: FrozenKeys | None = None
         # Held while keys come or go: a thread may read where those are that were frozen.
-        self._guard: Guard = nullcontext()
+        self._guard: Guard | None = None
 
     def hold_many(self, segments: Iterable[int]) -> None:
         """Take several segments at once, without any key.
@@ -48,7 +48,7 @@ class SparseStore(Store):
             ProtocolError: the table has no such segment, or it is held already.
         """
         self._note_held([*self.held, *self._check_new(segments)])
-        with self._guard:
+        with self._guard or nullcontext():
             self._directory.hold(self.held)
 
     def drop_many(self, segments: Iterable[int]) -> None:
@@ -60,24 +60,41 @@ class SparseStore(Store):
         old = self._check_old(segments)
         if old:
             self._note_held(self._held_set.difference(old))
-            with self._guard:
+            with self._guard or nullcontext():
                 self._before_forgetting(old)
                 self._release(self._directory.hold(self.held))
 
     def resolve(self, keys: KeyArray, insert: bool) -> Slots:
         """Return the row number of each key, int64 `(n,)`, ABSENT for one without a row."""
-        self._split_by_run(keys)
+        self._check_keys(keys)
         if not insert:
             return self._directory.find(keys)
         slots = np.empty(len(keys), np.int64)
-        done = 0
-        with self._guard:
-            while done < len(keys):
-                done = self._directory.insert(keys, done, self._rows, self._initial, slots)
-                # Slots that were found are of no use if all have changed.
-                if done < len(keys) and self._make_room():
-                    done = 0
+        if self._guard is None:
+            self._insert(keys, slots)
+        else:
+            with self._guard:
+                self._insert(keys, slots)
         return slots
+
+    def _insert(self, keys: KeyArray, slots: Slots) -> None:
+        """Write the slot of each key, int64 `(n,)`, making those that are not there."""
+        done, count = 0, len(keys)
+        while done < count:
+            done = self._directory.insert(keys, done, self._rows, self._initial, slots)
+            # Slots that were found are of no use if all have changed.
+            if done < count and self._make_room():
+                done = 0
+
+    def _place(self, keys: KeyArray, insert: bool) -> tuple[Slots, int]:
+        """Return the row of a single key, else the slots of all."""
+        if len(keys) != 1:
+            return self.resolve(keys, insert), 0
+        self._check_keys(keys)
+        row = self._directory.find_one(keys)
+        if row == ABSENT and insert:
+            row = int(self.resolve(keys, True)[0])
+        return NO_SLOTS, row
 
     def read_range(
         self, begin: int, end: int, out: ValueArray | None = None
@@ -106,7 +123,7 @@ class SparseStore(Store):
     def thaw(self) -> None:
         """Keep what was frozen no longer; whoever still reads it gets `CalledOffError`."""
         super().thaw()
-        self._frozen_keys, self._guard = None, nullcontext()
+        self._frozen_keys = self._guard = None
 
     def load(self, segment: int, keys: KeyArray | None, rows: ValueArray) -> None:
         """Replace the keys of a held segment and their rows by a snapshot's; both are copied."""
@@ -122,8 +139,8 @@ class SparseStore(Store):
                 f" {keys[0]} to {keys[-1]}, outside of [{begin}, {end})."
             )
         # Refuse unsorted keys before anything is forgotten.
-        self._split_by_run(keys)
-        with self._guard:
+        self._check_keys(keys)
+        with self._guard or nullcontext():
             self._before_forgetting([segment])
             self._release(self._directory.clear(segment))
         slots = self.resolve(keys, insert=True)
@@ -140,8 +157,8 @@ class SparseStore(Store):
         if self._frozen_keys is not None:
             self._frozen_keys.keep(segments)
 
-    def _are_present(self, slots: Slots) -> bool:
-        return bool((slots != ABSENT).all())
+    def _are_present(self, slots: Slots, first: int) -> bool:
+        return bool((slots != ABSENT).all()) if len(slots) else first != ABSENT
 
     def _release(self, runs: list[Run]) -> None:
         """Give back the memory of slots whose keys are forgotten."""

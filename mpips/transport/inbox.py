@@ -34,16 +34,20 @@ class Inbox:
     Args:
         make: makes a receive into a buffer.
         status: where the receive notes the size of a message.
+
+    Attributes:
+        is_busy: whether there was a message when it was last emptied: then there may be many.
     """
 
-    __slots__ = ("_buffer", "_is_open", "_posted", "_status", "_test")
+    __slots__ = ("_buffer", "_is_open", "_posted", "_start", "_status", "_test", "is_busy")
 
     def __init__(self, make: Callable[[bytearray], Posted], status: Any) -> None:
         self._status = status
         self._buffer = bytearray(MESSAGE_BYTES)
         self._posted = make(self._buffer)
         self._test: Callable[[Any], bool] = self._posted.Test
-        self._is_open = False
+        self._start = self._posted.Start
+        self._is_open = self.is_busy = False
         self._open()
 
     def take(self) -> bytearray | None:
@@ -61,7 +65,8 @@ class Inbox:
             self._is_open = True
             return None
         message = self._buffer[:size]
-        self._open()
+        self._start()
+        self._is_open = True
         return message
 
     def take_last(self) -> bytearray | None:
@@ -77,7 +82,7 @@ class Inbox:
             self._posted.Cancel()
 
     def _open(self) -> None:
-        self._posted.Start()
+        self._start()
         self._is_open = True
 
 

@@ -30,14 +30,13 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from mpips.errors import ProtocolError
+from mpips.transport import packing
 from mpips.transport.backoff import Backoff
 from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_bytes, is_large
 from mpips.transport.inbox import HERE, Inbox
 from mpips.transport.lanes import Arrivals, Memory, Transfers
-from mpips.transport.mpi_deaths import DEATHS, reports_deaths
+from mpips.transport.mpi_deaths import DEATHS, reports_deaths, shrink_together
 from mpips.transport.outbox import Outbox
-from mpips.transport.packing import MESSAGE_BYTES, announce, announced, cut, pack, unpack
-from mpips.transport.watchdog import die, watchdog
 
 CHUNK_BYTES = 1 << 20
 """Bytes of a chunk: long enough for full bandwidth, short enough to stay in the cache."""
@@ -47,9 +46,6 @@ LOOKS = 16
 
 CHUNKS_OUT, CHUNKS_IN = 16, 4
 """How many chunks to one node, or from it, are given to MPI before the first of them is done."""
-
-SHRINK_S_MAX = 10.0
-"""How long a shrink may take, until the watchdog ends this process."""
 
 _MESSAGE, _CHUNK, _LONG, _GREETING = 1, 2, 3, 4
 """Tags."""
@@ -86,6 +82,8 @@ class MPITransport(Transport):
         self._messages_in: dict[int, Transfers[bytearray]] = {}
         self._chunks_in: dict[int, Arrivals] = {}
         self._inboxes: dict[int, Inbox] = {}
+        # Whom this node has sent a greeting.
+        self._greeted: set[int] = set()
 
     def send(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]] = ()) -> None:
         """Queue a frame for a node; a large payload is sent from where it is."""
@@ -93,17 +91,18 @@ class MPITransport(Transport):
         # After an error nothing is sent any more; poll tells why.
         if size is None or self._error:
             return
-        follows = is_large(len(head), size)
-        message = pack(head, payload, follows)
-        chunks = cut([as_bytes(array) for array in payload], CHUNK_BYTES) if follows else []
+        follows = bool(payload) and is_large(len(head), size)
+        message = packing.pack(head, payload, follows)
+        chunks = packing.cut([as_bytes(array) for array in payload], CHUNK_BYTES) if follows else ()
         try:
             start = self._outbox.start
-            if not self._outbox.knows(dest, _GREETING):
+            if dest not in self._greeted:
+                self._greeted.add(dest)
                 start(dest, _GREETING, b"", True)
-            if len(message) <= MESSAGE_BYTES:
+            if len(message) <= packing.MESSAGE_BYTES:
                 start(dest, _MESSAGE, message, True)
             else:
-                start(dest, _MESSAGE, announce(len(message)), True)
+                start(dest, _MESSAGE, packing.announce(len(message)), True)
                 start(dest, _LONG, message, False)
             for chunk in chunks:
                 start(dest, _CHUNK, chunk, False)
@@ -168,14 +167,7 @@ class MPITransport(Transport):
 
     def shrink(self, dead: Collection[int], give_up: Callable[[], None]) -> None:
         """Go on without the dead, together with all other nodes, or die."""
-        # Whoever dies in here leaves the others hanging, or in states that nobody knows.
-        with watchdog(SHRINK_S_MAX, give_up):
-            try:
-                comm = self._comm.Shrink()
-                comm.Set_errhandler(MPI.ERRORS_RETURN)
-                comm.Agree(1)
-            except MPI.Exception:
-                die()
+        comm = shrink_together(self._comm, give_up)
         # All that is left of the old one may still be touched by MPI.
         lanes = self._messages_in, self._chunks_in
         _graveyard.append((self._comm, self._moving, self._outbox, self._inboxes, lanes))
@@ -248,7 +240,8 @@ class MPITransport(Transport):
 
     def _empty(self, source: int, inbox: Inbox) -> bool:
         """Take messages of one sender, and return whether there was any."""
-        for count in range(FRAMES_PER_POLL):
+        # Who waits for the answer to one that comes alone shall not wait for a look at the next.
+        for count in range(FRAMES_PER_POLL if inbox.is_busy else 1):
             try:
                 message = inbox.take()
             except MPI.Exception as error:
@@ -256,11 +249,13 @@ class MPITransport(Transport):
                 self._suffer(error, source)
                 return bool(count)
             if message is None:
-                return bool(count)
+                inbox.is_busy = count > 0
+                return inbox.is_busy
             if source in self._messages_in or source in self.lost:
                 self._queue(source, message)
             else:
                 self._open(source, message)
+        inbox.is_busy = True
         return True
 
     def _meet(self) -> None:
@@ -282,15 +277,15 @@ class MPITransport(Transport):
         lane = self._messages_in.get(source)
         if source in self.lost:
             # What follows it will never come.
-            if source in self._forgotten or announced(message):
+            if source in self._forgotten or packing.announced(message):
                 return
-            head, sizes, arrays, follows = unpack(message)
+            head, sizes, arrays, follows = packing.unpack(message)
             if not follows:
                 self._count_received(len(head) + sum(sizes))
                 self._ready.append((source, head, arrays))
         elif lane is None or lane.is_idle():
             self._open(source, message)
-        elif size := announced(message):
+        elif size := packing.announced(message):
             self._receive_long(source, size)
         else:
             lane.follow(HERE, message, message)
@@ -306,10 +301,15 @@ class MPITransport(Transport):
 
     def _open(self, source: int, message: bytearray) -> None:
         """Hand over a small frame; begin to receive what follows of a large one."""
-        if size := announced(message):
+        alone = packing.head_alone(message)
+        if alone is not None:
+            self._count_received(len(alone))
+            self._ready.append((source, alone, []))
+            return
+        if size := packing.announced(message):
             self._receive_long(source, size)
             return
-        head, sizes, arrays, follows = unpack(message)
+        head, sizes, arrays, follows = packing.unpack(message)
         self._count_received(len(head) + sum(sizes))
         if follows:
             self._receive(source, head, sizes)

@@ -34,11 +34,8 @@ class Outbox:
         self.failed: list[object] = []
         self._send, self._is_lost = send, is_lost
         self._moving, self._windows = moving, windows
-        self._lanes: dict[int, dict[int, Lane[None]]] = {}
-
-    def knows(self, dest: int, tag: int) -> bool:
-        """Return whether anything was ever sent to a node under a tag."""
-        return dest in self._lanes.get(tag, ())
+        # By node and tag.
+        self._lanes: dict[tuple[int, int], Lane[None]] = {}
 
     def start(self, dest: int, tag: int, data: Memory, short: bool) -> None:
         """Send data to a node, or let it wait for what is before it.
@@ -49,11 +46,11 @@ class Outbox:
             data: not copied.
             short: whether it may be done at once; a look at a longer one would be wasted.
         """
-        lanes = self._lanes.setdefault(tag, {})
-        lane = lanes.get(dest)
+        lane = self._lanes.get((dest, tag))
         if lane is None:
             window = self._windows.get(tag, WINDOW)
-            lane = lanes[dest] = Lane(lambda d: self._send(d, dest, tag), self._leave, window)
+            lane = Lane(lambda data: self._send(data, dest, tag), self._leave, window)
+            self._lanes[dest, tag] = lane
         # Most small messages have left at once, and need not be remembered.
         if lane.is_idle():
             # Where something moves, MPI may have learned of a death since the last poll.
@@ -74,14 +71,14 @@ class Outbox:
 
     def count(self, dest: int, tag: int) -> int:
         """Return how many sends to a node under a tag are not done, or wait."""
-        lane = self._lanes.get(tag, {}).get(dest)
+        lane = self._lanes.get((dest, tag))
         return 0 if lane is None else len(lane)
 
     def bury(self, node: int) -> None:
         """Count what is under way to a lost node no more."""
-        for lanes in self._lanes.values():
-            if node in lanes:
-                self.unsent -= len(lanes[node])
+        for (dest, _), lane in self._lanes.items():
+            if dest == node:
+                self.unsent -= len(lane)
 
     def _leave(self, _: None) -> None:
         self.unsent -= 1

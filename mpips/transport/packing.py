@@ -74,6 +74,17 @@ def announced(message: bytearray) -> int:
     return size if count == LONG else 0
 
 
+def head_alone(message: bytearray) -> memoryview | None:
+    """Return the head of a frame that has nothing else, as nearly all have; None of others.
+
+    >>> bytes(head_alone(bytearray(pack(b"hi", [], False))))
+    b'hi'
+    """
+    if len(message) < _COUNTS.size or _COUNTS.unpack_from(message)[1]:
+        return None
+    return memoryview(message)[_COUNTS.size :]
+
+
 def unpack(message: bytearray) -> tuple[memoryview, list[int], list[Bytes], bool]:
     """Return head, sizes of the arrays, the arrays, and whether they follow in messages.
 

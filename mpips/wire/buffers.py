@@ -61,6 +61,9 @@ class Buffers:
     def empty(self, rows: int, width: int, dtype: np.dtype) -> np.ndarray:
         """Return an array `(rows, width)` with anything in it."""
         size = rows * width * dtype.itemsize
+        if size < LARGE:
+            self.given += size
+            return np.empty((rows, width), dtype)
         return self.take(size).view(dtype).reshape(rows, width)
 
     def _references(self, blocks: list[npt.NDArray[np.uint8]], find: bool = False) -> int:

@@ -66,7 +66,8 @@ class Codec:
 
     def encode(self, message: Message) -> tuple[bytes, list[np.ndarray]]:
         """Return the head and the C-contiguous arrays of a message, which are not copied."""
-        laid = layout.encode(message)
+        put = layout.ENCODERS.get(type(message))
+        laid = put(message) if put is not None else None
         if laid is None:
             self._arrays = []
             laid = self._encoder.encode(message), self._arrays
@@ -89,7 +90,7 @@ class Codec:
             raise FrameError(f"damaged frame: {len(body)} of {size} bytes, {len(payload)} arrays")
         try:
             if body[0] < LAYOUTS:
-                return layout.decode(body, None if self._peeks else payload)
+                return layout.DECODERS[body[0]](body, None if self._peeks else payload)
             self._payload = payload
             return self._decoder.decode(body)  # type: ignore[no-any-return]
         except (msgspec.MsgspecError, LookupError, ValueError, TypeError, struct.error) as error:

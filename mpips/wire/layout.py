@@ -2,7 +2,7 @@
 
 MessagePack would do, but these are sent for every push and pull, and a layout that is packed in
 one go takes a third of the time. What seldom is in such a message (codings of filters, clocks that
-were asked for, arrays of other types) is left to MessagePack: `encode` says so by None.
+were asked for, arrays of other types) is left to MessagePack: `ENCODERS` say so by None.
 
 The first byte is the message's type, below 0x80 where MessagePack has no messages, the second has
 flags. Everything is a multiple of eight bytes long, so that arrays are aligned.
@@ -10,7 +10,6 @@ flags. Everything is a multiple of eight bytes long, so that arrays are aligned.
 
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cache
 from itertools import chain
 from typing import Any, Final
@@ -42,24 +41,12 @@ _VALUES: Final = struct.Struct("<BBxxI qqQ II QQ".replace(" ", ""))
 _REPLICATE: Final = struct.Struct("<BBxxI qqQ II q Q QII".replace(" ", ""))
 _SHORT_RUN: Final = struct.Struct("<4I")
 
+SHORT: Final = 2**32
+"""Numbers below this have four bytes in a run."""
+
 _U8: Final = np.dtype(np.uint64)
 _F4, _F8 = np.dtype(np.float32), np.dtype(np.float64)
 _NOTHING: Final = np.empty(0, np.uint8)
-
-
-def encode(message: Message) -> tuple[bytes, list[np.ndarray]] | None:
-    """Return the body of a message and the arrays beside it, or None if it has no layout here."""
-    put = _ENCODERS.get(type(message))
-    return put(message) if put is not None else None
-
-
-def decode(body: memoryview, payload: Payload) -> Message:
-    """Return the message of a body, with arrays that are views of it or of `payload`.
-
-    Raises:
-        ValueError, IndexError, KeyError, TypeError, struct.error: it is none.
-    """
-    return _DECODERS[body[0]](body, payload)
 
 
 @cache
@@ -74,12 +61,14 @@ def _integers(count: int) -> struct.Struct:
 
 def _pack_runs(runs: list[Run]) -> tuple[int, bytes]:
     """Return a flag and the runs: those of key lists begin at 0, and nearly all are short."""
-    if not any(run[3] for run in runs):
-        with suppress(struct.error):
-            if len(runs) == 1:
-                segment, many, mark, _, count = runs[0]
-                return 0, _SHORT_RUN.pack(segment, many, mark, count)
-            short = [number for s, many, mark, _, n in runs for number in (s, many, mark, n)]
+    # Nearly all messages have one run, and few keys.
+    if len(runs) == 1:
+        segment, many, mark, begin, count = runs[0]
+        if begin == 0 and segment | many | mark | count < SHORT:
+            return 0, _SHORT_RUN.pack(segment, many, mark, count)
+    elif not any(run[3] for run in runs):
+        short = [number for s, many, mark, _, n in runs for number in (s, many, mark, n)]
+        if max(short, default=0) < SHORT:
             return 0, _integers(len(short)).pack(*short)
     return LONG_RUNS, _numbers(5 * len(runs)).pack(*chain.from_iterable(runs))
 
@@ -166,7 +155,7 @@ def _take_arrays(
         values = np.ndarray(shape, dtype, memory, end)
         end += values.nbytes
     if end != len(body) or payload:
-        raise ValueError(f"a body of {len(body)} bytes for {end}")
+        raise _misfit(body, end)
     return keys, values
 
 
@@ -183,7 +172,9 @@ def _put_ack(message: PushAck) -> tuple[bytes, list[np.ndarray]]:
 
 
 def _take_ack(body: memoryview, payload: Payload) -> PushAck:
-    _, _, epoch, incarnation, request = _check(_ANSWER, body)
+    if len(body) != _ANSWER.size:
+        raise _misfit(body, _ANSWER.size)
+    _, _, epoch, incarnation, request = _ANSWER.unpack_from(body)
     return PushAck(request, epoch=epoch, incarnation=incarnation)
 
 
@@ -193,14 +184,14 @@ def _put_replicated(message: Replicated) -> tuple[bytes, list[np.ndarray]]:
 
 
 def _take_replicated(body: memoryview, payload: Payload) -> Replicated:
-    _, _, epoch, incarnation, request = _check(_ANSWER, body)
+    if len(body) != _ANSWER.size:
+        raise _misfit(body, _ANSWER.size)
+    _, _, epoch, incarnation, request = _ANSWER.unpack_from(body)
     return Replicated(request, epoch=epoch, incarnation=incarnation)
 
 
-def _check(form: struct.Struct, body: memoryview) -> tuple[Any, ...]:
-    if len(body) != form.size:
-        raise ValueError(f"a body of {len(body)} bytes for {form.size}")
-    return form.unpack_from(body)
+def _misfit(body: memoryview, size: int) -> ValueError:
+    return ValueError(f"a body of {len(body)} bytes for {size}")
 
 
 def _put_push(message: Push) -> tuple[bytes, list[np.ndarray]] | None:
@@ -341,7 +332,7 @@ def _take_replicate(body: memoryview, payload: Payload) -> Replicate:
     )  # fmt: skip
 
 
-_ENCODERS: Final[dict[type, Callable[[Any], tuple[bytes, list[np.ndarray]] | None]]] = {
+ENCODERS: Final[dict[type, Callable[[Any], tuple[bytes, list[np.ndarray]] | None]]] = {
     Push: _put_push,
     PushAck: _put_ack,
     Pull: _put_pull,
@@ -349,7 +340,10 @@ _ENCODERS: Final[dict[type, Callable[[Any], tuple[bytes, list[np.ndarray]] | Non
     Replicate: _put_replicate,
     Replicated: _put_replicated,
 }
-_DECODERS: Final[dict[int, Callable[[memoryview, Payload], Message]]] = {
+"""By type of a message: what returns its body and the arrays beside it, or None if it has no layout
+here."""
+
+DECODERS: Final[dict[int, Callable[[memoryview, Payload], Message]]] = {
     _PUSH_TYPE: _take_push,
     _ACK_TYPE: _take_ack,
     _PULL_TYPE: _take_pull,
@@ -357,3 +351,5 @@ _DECODERS: Final[dict[int, Callable[[memoryview, Payload], Message]]] = {
     _REPLICATE_TYPE: _take_replicate,
     _REPLICATED_TYPE: _take_replicated,
 }
+"""By first byte of a body: what returns the message, with arrays that are views of the body or of
+the payload, or raises ValueError, IndexError, KeyError, TypeError or struct.error."""

@@ -10,7 +10,8 @@ it is the clock that every logical worker must have reached there (0: none), or,
 decides on that, the reader's own last clock there. For a range, `begin`
 is its first key and `count` its number of keys; for a key list, `begin` is 0 and the slices cut
 the list in order, `count` keys each. A slice without keys is a note of the clock.
-`mpips.wire.slices` keeps neighbours of equal marks as one run.
+`mpips.wire.slices` keeps neighbours of equal marks as one run; of a key list to a table without
+clocks those that all have keys, whose counts are left out.
 """
 
 from typing import Any

@@ -1,13 +1,23 @@
 """The slices of a message, neighbours that differ in nothing but the segment kept as one run."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, final, overload
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, final, overload
+
+import numpy as np
+
+from mpips.wire.types import KeyArray
 
 Slice = tuple[int, int, int, int]
-"""Segment, mark, begin, count."""
+"""Segment, mark, begin, count; the count may be `UNTOLD`."""
 
 Run = tuple[int, int, int, int, int]
 """First segment, number of segments, and the mark, begin and count of them all."""
+
+LISTED: Final = 2**64 - 1
+"""The begin of a run of several segments with keys of a list: how many each has, the keys tell."""
+
+UNTOLD: Final = -1
+"""The count of a slice of such a run."""
 
 
 @final
@@ -15,8 +25,9 @@ class Slices(Sequence[Slice]):
     """What a message says of segments, one after the other; read it as a list of slices.
 
     A push of a whole table is one run however many segments it has, so that code that looks at
-    `runs` alone need not touch each segment. A run of several segments is a range of keys, or a
-    note without keys; those of a key list have one segment each.
+    `runs` alone need not touch each segment. A run of several segments is a range of keys, a note
+    without keys, or, if it begins at `LISTED`, a part of a key list, with keys in each of its
+    segments: `by_segment` tells how many.
 
     Args:
         size: keys of a segment, by which runs of ranges are cut.
@@ -63,6 +74,31 @@ class Slices(Sequence[Slice]):
         """Return the segments."""
         return [s for first, many, *_ in self.runs for s in range(first, first + many)]
 
+    def touch(self, segments: Collection[int]) -> bool:
+        """Return whether one of some segments is among these."""
+        return any(segment in segments for segment in self.segments())
+
+    def by_segment(self, keys: KeyArray | None) -> "Slices":
+        """Return the slices of a message with these keys, where no run is `LISTED` any more.
+
+        >>> list(Slices(10, [(0, 2, 7, LISTED, 3)]).by_segment(np.array([1, 5, 13], np.uint64)))
+        [(0, 7, 0, 2), (1, 7, 0, 1)]
+        """
+        if keys is None or not any(run[3] == LISTED for run in self.runs):
+            return self
+        runs: list[Run] = []
+        at = 0
+        for first, many, mark, begin, count in self.runs:
+            if begin == LISTED:
+                mine, begins = keys[at : at + count], cut_points(first, first + many, self.size)
+                ends = [*np.searchsorted(mine, begins).tolist(), count]
+                cuts = zip([0, *ends], ends, strict=False)
+                runs += [(first + i, 1, mark, 0, high - low) for i, (low, high) in enumerate(cuts)]
+            else:
+                runs.append((first, many, mark, begin, count))
+            at += count
+        return Slices(self.size, runs)
+
     def keys(self) -> int:
         """Return the number of keys of all slices."""
         return sum(run[4] for run in self.runs)
@@ -75,6 +111,9 @@ class Slices(Sequence[Slice]):
     def _cut(self, segment: int, many: int, mark: int, begin: int, count: int) -> Iterator[Slice]:
         if many == 1 or not count:
             yield from ((segment + at, mark, begin, count) for at in range(many))
+            return
+        if begin == LISTED:
+            yield from ((segment + at, mark, 0, UNTOLD) for at in range(many))
             return
         for one in range(segment, segment + many):
             first = max(begin, one * self.size)
@@ -102,6 +141,15 @@ class Slices(Sequence[Slice]):
 
     def __repr__(self) -> str:
         return repr(self._each())
+
+
+def cut_points(first: int, end: int, size: int) -> KeyArray:
+    """Return the first keys of the segments [first, end) but the first, of so many keys each.
+
+    >>> cut_points(3, 6, 10).tolist()
+    [40, 50]
+    """
+    return np.arange(first + 1, end, dtype=np.uint64) * np.uint64(size)
 
 
 def runs_of(slices: Iterable[Slice]) -> list[Run]:

@@ -25,7 +25,7 @@ class ClockAsMaximum(ServerMachine):
 
     def _step_push(self, now: float, source: int, push: Push) -> list[Effect]:
         accepted = self._held[push.table].accepted
-        if not self._refuses(self._held[push.table], push):
+        if self._held[push.table].is_mine(push):
             for segment, mark, _, _ in push.slices:
                 at = push.table, segment, push.stream
                 if push.clock > self._latest[at]:

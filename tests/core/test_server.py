@@ -11,6 +11,7 @@ from mpips.core.server import ServerMachine
 from mpips.errors import ProtocolError
 from mpips.store.table import make_store
 from mpips.wire.messages import Message, Pull, Push, PushAck, Ready, Slice, Values
+from mpips.wire.slices import Slices
 from mpips.wire.types import Table, View, make_epoch
 
 CLIENT, SERVER = 2, 1
@@ -35,17 +36,16 @@ def push(stream: int, number: int, slices: list[Slice], **more: Any) -> Push:
         "number": number,
         "clock": number,
         "pull": False,
-        "slices": slices,
         "keys": None,
         "values": np.full((count, 1), 10.0 * stream + number),
     }
-    return Push(**{**fields, **more})
+    return Push(slices=Slices.of(slices), **{**fields, **more})
 
 
 def pull(request: int, slices: list[Slice]) -> Pull:
     """Return a pull of a range, of a reader that has pushed what it wants to see."""
     clock = max(mark for _, mark, _, _ in slices)
-    return Pull(request=request, table=0, slices=slices, keys=None, clock=clock)
+    return Pull(request=request, table=0, slices=Slices.of(slices), keys=None, clock=clock)
 
 
 def answers(effects: list[Effect]) -> list[Message]:

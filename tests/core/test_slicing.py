@@ -7,6 +7,7 @@ import pytest
 
 from mpips.core import slicing
 from mpips.core.slicing import Piece, Request, cut_keys, cut_range, group, split
+from mpips.wire.slices import LISTED, Slices
 from mpips.wire.types import KEY_SPACE, Table
 from tests.core.world import draw_keys, draw_table
 
@@ -47,16 +48,44 @@ def test_pieces_of_a_key_list_cover_it_in_order(seed: int, notes: bool) -> None:
     at = 0
     for piece in pieces:
         first, last = spread(table, piece)
-        assert piece.segments == 1 or not piece.count
+        is_joined = piece.segments > 1 and piece.count > 0
+        assert not (is_joined and (notes or table.has_clocks))
         assert piece.at == at
-        assert piece.begin == 0
+        assert piece.begin == (LISTED if is_joined else 0)
         assert all(first <= int(key) < last for key in keys[at : at + piece.count])
         at += piece.count
     assert at == len(keys)
     # Every segment with a key of the table is told of the clock, or only those with a push.
     segments = Request(0, pieces).segments()
     there = [s for s in range(table.segments) if table.segment_range(s)[0] < table.size]
-    assert segments == (there if notes else [p.segment for p in pieces if p.count])
+    touched = sorted({int(key) // table.segment_size for key in keys})
+    assert segments == (there if notes else touched)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_joined_pieces_of_a_key_list_are_cut_as_its_keys_are(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = Table(name="w", size=160, segments=16)
+    many = int(rng.integers(20, 160))
+    keys = np.sort(rng.choice(160, many, replace=False)).astype(np.uint64)
+    # Cut it where some number changes, as clients do before they send it.
+    pieces = split(cut_keys(table, keys), rng.integers(0, 2, 16).tolist(), table.segment_size)
+    assert all(piece.count == 0 or keys[piece.at] >= piece.segment * 10 for piece in pieces)
+    runs = [(p.segment, p.segments, p.mark, p.begin, p.count) for p in pieces]
+    slices = Slices(table.segment_size, runs).by_segment(keys)
+    counts = np.bincount(keys.astype(np.int64) // 10, minlength=16).tolist()
+    assert list(slices) == [(s, 0, 0, count) for s, count in enumerate(counts) if count]
+    assert [s for s, _, _, _ in Slices(table.segment_size, runs)] == slices.segments()
+
+
+def test_request_of_uneven_keys_is_bounded_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slicing, "REQUEST_BYTES_MAX", 100)
+    table = Table(name="w", size=1000, segments=10)
+    # Nearly all keys are in the first segments.
+    keys = np.array([*range(0, 300, 10), *range(300, 1000, 100)], np.uint64)
+    requests = group(cut_keys(table, keys), [1] * 10, 8, table.segment_size)
+    assert [request.size // 8 for request in requests] == [20, 13, 4]
+    assert [r.segments() for r in requests] == [[0, 1], [2, 3, 4, 5], [6, 7, 8, 9]]
 
 
 @pytest.mark.parametrize("begin", [0, 3, 4, 12])

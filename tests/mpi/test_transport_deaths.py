@@ -47,10 +47,11 @@ def test_death_is_noticed_though_messages_never_cease() -> None:
     world = World()
     end = transport(world)
     world.killed.append(VICTIM)
-    for _ in range(3):
+    # The first is taken alone: there are seldom more.
+    for count in (1, 64, 64):
         for number in range(64):
             world.put(ALIVE, b"%d" % number)
-        assert len(end.poll()) == 64
+        assert len(end.poll()) == count
     assert end.lost == {VICTIM}
 
 
@@ -64,7 +65,8 @@ def test_requests_with_the_dead_are_left_alone() -> None:
     world.put(VICTIM, b"large", [LARGE], follows=True)
     world.put(VICTIM, b"half" * 2000)
     end.send(ALIVE, b"other")
-    assert end.poll() == []
+    # The first of its messages is taken alone, the other by the next poll.
+    assert end.poll() == end.poll() == []
     world.killed.append(VICTIM)
     begun = len(world.requests)
     for _ in range(5):

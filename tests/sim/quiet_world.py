@@ -12,7 +12,7 @@ import numpy as np
 from mpips.core.machine import Send
 from mpips.core.membership import first_view
 from mpips.core.quieting import Quieting
-from mpips.node.stillness import Stillness
+from mpips.node.stillness import UNCOUNTED, Stillness
 from mpips.testing.network import WATCHDOG_S
 from mpips.wire.messages import Beat, Message
 from mpips.wire.quiet import QUIET, Drained, GoOn, Halt, Shrink, Shrunk
@@ -46,7 +46,8 @@ class Peer:
     def send(self, dest: int, message: Message) -> None:
         if self.stillness.holds(self, dest, message):  # type: ignore[arg-type]
             return
-        self.stillness.note_sent(dest, message)
+        if type(message) not in UNCOUNTED:
+            self.stillness.sent[dest] += 1
         self.world.flying.append((self.number, dest, message, self.shrinks))
 
     def shrink(self, dead: list[int], give_up: object) -> None:
@@ -56,7 +57,8 @@ class Peer:
         self.world.release(dead)
 
     def receive(self, source: int, message: Message) -> None:
-        self.stillness.note_received(source, message)
+        if type(message) not in UNCOUNTED:
+            self.stillness.received[source] += 1
         if isinstance(message, Halt | GoOn | Shrink):
             if source == self.scheduler:
                 self.stillness.take(self, source, message)  # type: ignore[arg-type]

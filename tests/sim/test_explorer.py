@@ -12,6 +12,7 @@ from mpips.testing.explorer import Explorer
 from mpips.testing.sites import digits
 from mpips.testing.states import clone, freeze
 from mpips.wire.messages import Push
+from mpips.wire.slices import Slices
 from mpips.wire.types import Table, View, make_epoch
 
 PUSH = ("push", "wait")
@@ -123,7 +124,7 @@ def server() -> ServerMachine:
 def push(machine: ServerMachine, number: int) -> None:
     """Let a server take a push of 1."""
     values = np.ones((1, 1))
-    slices = [(0, number - 1, 0, 1)]
+    slices = Slices.of([(0, number - 1, 0, 1)])
     machine.step(0.0, 2, Push(request=number, table=0, stream=0, number=number, clock=number,
                               pull=False, slices=slices, keys=None, values=values))  # fmt: skip
 

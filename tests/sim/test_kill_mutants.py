@@ -2,7 +2,7 @@
 
 Some broken builds do no harm, because something else refuses what they accept; they are not here:
 
-- An owner that accepts requests older than its reign (`ServerMachine._refuses` without epochs): a
+- An owner that accepts requests older than its reign (`Held.is_mine` without epochs): a
   client sends a slice to the owner of its view alone, so what reaches another node than a former
   owner was sent in the reign of that node. Owners change at deaths alone, and the dead do not come
   back, so that nobody owns a segment a second time.
