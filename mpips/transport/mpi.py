@@ -7,18 +7,15 @@ of a sender in that order; so the n-th chunk received is the n-th chunk sent, wi
 
 Messages are so short that MPI has them whole before it shows them, and for each sender a receive
 is posted, once its greeting has come, which has a tag of its own: a message that finds its receive
-costs half of one that is looked for. What is longer (heads, mostly of the scheduler) is announced
-by a message, and received under one more tag.
+costs half of one that is looked for. Longer ones are announced by one, and have a third tag.
 
-Only a few chunks are under way at a time. The rest waits here, which keeps the memory of MPI
-bounded and lets the small frames pass.
+Only a few chunks are under way at a time, to bound MPI's memory and let the small frames pass.
 
 Where MPI knows of deaths (ULFM), nothing but point-to-point messages is used and the communicator
 stays as it is until `shrink`; MPI is told that a death is known, and goes on for the others.
 Requests with a dead peer are never touched again: MPI frees one that it is asked about, and may
 meet it later. MPI learns of deaths while it works on what is not done; so we look for deaths before
-we ask about a request that may not be done. Where all is done at once, as small messages are,
-nothing is paid.
+we ask about a request that may not be done: small messages are done at once, and cost nothing.
 """
 
 import time
@@ -242,6 +239,9 @@ class MPITransport(Transport):
         """Take messages of one sender, and return whether there was any."""
         # Who waits for the answer to one that comes alone shall not wait for a look at the next.
         for count in range(FRAMES_PER_POLL if inbox.is_busy else 1):
+            # What came of others, or just now of this one, may have told of its death.
+            if source not in self._inboxes:
+                return count > 0
             try:
                 message = inbox.take()
             except MPI.Exception as error:

@@ -51,6 +51,7 @@ class Posted:
             return True
         if self.source in self.world.dead:
             self.is_failed = True
+            self.world.refused += 1
             raise MPI.Exception(MPI.ERR_PROC_FAILED)
         self.world.work()
         return False
@@ -112,7 +113,7 @@ class World:
         self.greetings: deque[int] = deque()
         self.greeted: set[int] = set()
         self.requests: list[Request] = []
-        self.touched = 0
+        self.touched = self.refused = 0
 
     def work(self) -> None:
         self.dead = list(self.killed)

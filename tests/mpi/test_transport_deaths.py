@@ -79,6 +79,21 @@ def test_requests_with_the_dead_are_left_alone() -> None:
     assert end.unsent() == 0
 
 
+def test_two_who_die_at_once_are_lost_together_and_one_receive_tells_of_both() -> None:
+    world = World()
+    end = transport(world)
+    for rank in (ALIVE, VICTIM):
+        world.put(rank, b"here")
+    assert heads(end) == [b"here", b"here"]
+    # MPI knows of both when the first one's receive is asked.
+    world.killed += [ALIVE, VICTIM]
+    world.work()
+    assert end.poll() == []
+    assert end.lost == {ALIVE, VICTIM}
+    assert end.poll() == []
+    assert (world.refused, world.touched) == (1, 0)
+
+
 def test_burst_to_one_who_dies_meanwhile_touches_nothing() -> None:
     world = World()
     end = transport(world)
