@@ -3,7 +3,8 @@
 Only the standard library is used. An environment that has what is needed is used as it is;
 otherwise `.venv` is made, filled and re-entered. Its stamp is written last and names the
 interpreter and the hash of pyproject.toml, so that a broken or outdated installation is
-repeated (`pip` then only adds what is missing).
+repeated (`pip` then only adds what is missing). Inside `.venv` the stamp is believed, since to
+ask for each package takes 0.1 s of every command.
 """
 
 import contextlib
@@ -14,13 +15,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
 from mpips.errors import LaunchError, MissingInputError
-from mpips.fetch import fetch_pip
 from mpips.node import mpirun, surroundings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +45,8 @@ def ensure(extras: tuple[str, ...], arguments: list[str], *, may_make: bool = Tr
         LaunchError: something is missing and `.venv` cannot be used or made.
     """
     reentered = os.environ.pop(REENTERED, None) is not None
+    if Path(sys.prefix) == VENV and up_to_date():
+        return
     missing = lacking(requirements(extras))
     if not missing:
         return
@@ -54,17 +55,32 @@ def ensure(extras: tuple[str, ...], arguments: list[str], *, may_make: bool = Tr
     if not may_make and not up_to_date():
         return
     if reentered or surroundings.under_mpi() or not is_checkout():
-        names = ",".join(["mpi", *extras])
-        source = f"-e '{ROOT}[{names}]'" if is_checkout() else f"'mpips[{names}]'"
-        raise LaunchError(
-            f"this Python lacks {', '.join(missing)}",
-            sys.executable,
-            f"{sys.executable} -m pip install {source}   (clusters: without mpi)",
-        )
+        refuse(missing, extras)
     with locked():
         if not up_to_date():
             make(missing)
     enter(arguments)
+
+
+def explain(extras: tuple[str, ...]) -> None:
+    """Say what this Python lacks, after an import that has failed; return where it lacks nothing.
+
+    Raises:
+        LaunchError: it lacks something.
+    """
+    if missing := lacking(requirements(extras)):
+        refuse(missing, extras)
+
+
+def refuse(missing: list[str], extras: tuple[str, ...]) -> NoReturn:
+    """Raise the error of a Python that lacks something, and that nothing may be installed for."""
+    names = ",".join(["mpi", *extras])
+    source = f"-e '{ROOT}[{names}]'" if is_checkout() else f"'mpips[{names}]'"
+    raise LaunchError(
+        f"this Python lacks {', '.join(missing)}",
+        sys.executable,
+        f"{sys.executable} -m pip install {source}   (clusters: without mpi)",
+    )
 
 
 def is_checkout() -> bool:
@@ -75,9 +91,13 @@ def is_checkout() -> bool:
 def requirements(extras: tuple[str, ...]) -> list[str]:
     """List the requirements, as pyproject.toml or the installed package's metadata has them."""
     if is_checkout():
+        import tomllib
+
         project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
         optional = project["optional-dependencies"]
         return [*project["dependencies"], *(line for name in extras for line in optional[name])]
+
+    from importlib import metadata
 
     # Keep the lines without a marker, and those of the wanted extras.
     try:
@@ -91,6 +111,8 @@ def requirements(extras: tuple[str, ...]) -> list[str]:
 
 def lacking(lines: list[str]) -> list[str]:
     """List the requirements (`name>=version`) that this interpreter does not meet."""
+    from importlib import metadata
+
     missing = []
     for line in lines:
         name, _, oldest = (part.strip() for part in line.partition(">="))
@@ -192,6 +214,8 @@ def make_venv() -> list[str]:
 
 def fetched(folder: Path) -> str:
     """Fetch pip's wheel into a folder and return the path that runs it."""
+    from mpips.fetch import fetch_pip
+
     try:
         return f"{fetch_pip(folder)}/pip"
     except (OSError, MissingInputError) as error:

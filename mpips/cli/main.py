@@ -5,12 +5,10 @@ A command is a module `mpips/cli/NAME.py` with `add_arguments(parser)` and
 """
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -69,6 +67,8 @@ def did_you_mean(wrong: str, known: list[str]) -> str:
     >>> did_you_mean("tran", ["train", "test"])
     'did you mean train?'
     """
+    import difflib
+
     close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.55)
     return f"did you mean {close[0]}?" if close else ""
 
@@ -137,15 +137,24 @@ def dispatch(arguments: list[str]) -> int:
         remedy = did_you_mean(name, list(commands())) or "mpips --help shows the commands"
         raise UsageError(f"there is no command {name}", "", remedy)
 
-    # Go where the packages are. The doctor also looks at a Python that has none.
-    from mpips import bootstrap
+    from mpips.node import kernels, surroundings
 
-    bootstrap.ensure(EXTRAS.get(name, ()), arguments, may_make=name != "doctor")
-    from mpips.node import kernels
+    # Go where the packages are. The doctor also looks at a Python that has none. A rank's launcher
+    # has looked for it: that takes a fifth of all that a rank does before it starts MPI.
+    if not surroundings.started_by_mpips():
+        from mpips import bootstrap
 
+        bootstrap.ensure(EXTRAS.get(name, ()), arguments, may_make=name != "doctor")
     kernels.use_cache()
-    parser, module = parser_for(name)
-    code: int = module.run(parser.parse_args(arguments[1:]))  # type: ignore[attr-defined]
+    try:
+        parser, module = parser_for(name)
+        code: int = module.run(parser.parse_args(arguments[1:]))  # type: ignore[attr-defined]
+    except ModuleNotFoundError:
+        # A rank's host may lack what its launcher's has, and `.venv` what its stamp promises.
+        from mpips import bootstrap
+
+        bootstrap.explain(EXTRAS.get(name, ()))
+        raise
     return code
 
 
@@ -164,6 +173,13 @@ def report(error: MpipsError) -> None:
     prefix = f"[rank {rank}] " if rank else ""
     text = "\n".join(prefix + line for line in error.explain().splitlines())
     print(text, file=sys.stderr, flush=True)
+
+
+def print_traceback() -> None:
+    """Print where in the code the error was raised that is being handled."""
+    import traceback
+
+    traceback.print_exc()
 
 
 def main(arguments: list[str]) -> int:
@@ -189,12 +205,12 @@ def main(arguments: list[str]) -> int:
         return BROKEN_PIPE
     except MpipsError as error:
         if debug:
-            traceback.print_exc()
+            print_traceback()
         report(error)
         return error.exit_code
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            print_traceback()
         what = f"{type(error).__name__}: {error}".partition("\n")[0]
         print(f"mpips: internal error: {what}; please report; --debug shows where", file=sys.stderr)
         return INTERNAL

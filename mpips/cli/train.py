@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,8 +17,10 @@ from mpips.errors import ConfigError, MissingInputError, UsageError
 from mpips.node import surroundings
 from mpips.node.app import App, check_model
 from mpips.node.folder import choose_folder, name_run, settle_paths
-from mpips.node.mpirun import Watch
 from mpips.node.run import refuse_no_workers
+
+if TYPE_CHECKING:
+    from mpips.node.mpirun import Watch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def start(
-    arguments: argparse.Namespace, watch_for: Callable[[Config], Watch] | None = None
+    arguments: argparse.Namespace, watch_for: "Callable[[Config], Watch] | None" = None
 ) -> Path | None:
     """Start ranks under an mpirun of their own, and return the run folder.
 

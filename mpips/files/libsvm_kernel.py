@@ -1,8 +1,9 @@
 """Parse and print libsvm text a block at a time, in compiled loops over bytes."""
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from mpips.compiler import njit
 
 # Why a block could not be parsed.
 OK, BAD_LABEL, NO_COLON, BAD_INDEX, BAD_VALUE, BELOW_FIRST, FALLING, TWICE, QUERY = range(9)
@@ -27,7 +28,7 @@ INFINITY_WORD = np.frombuffer(b"infinity", np.uint8)
 SPACE, NEWLINE, HASH, COLON, DOT, MINUS, PLUS = 32, 10, 35, 58, 46, 45, 43
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always")
 def _skip_blanks(text: Bytes, i: int) -> int:
     """Return the first position from `i` on that is no blank within a line."""
     while i < len(text) and (text[i] == SPACE or (text[i] != NEWLINE and 9 <= text[i] <= 13)):
@@ -35,7 +36,7 @@ def _skip_blanks(text: Bytes, i: int) -> int:
     return i
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always")
 def _next_line(text: Bytes, i: int) -> int:
     """Return the first position of the next line."""
     while i < len(text) and text[i] != NEWLINE:
@@ -43,13 +44,13 @@ def _next_line(text: Bytes, i: int) -> int:
     return i + 1
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always")
 def _is_end(text: Bytes, i: int) -> bool:
     """Return whether a word ends before position `i`."""
     return i >= len(text) or text[i] <= SPACE or text[i] == HASH
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _word(text: Bytes, i: int, word: Bytes) -> bool:
     """Return whether the bytes at `i`, in lower case, are this word, and it ends there."""
     for k in range(len(word)):
@@ -58,7 +59,7 @@ def _word(text: Bytes, i: int, word: Bytes) -> bool:
     return _is_end(text, i + len(word))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _named_number(text: Bytes, i: int, negative: bool) -> tuple[float, int, int]:
     """Read one of the words nan, inf and infinity; return the same as `_number`."""
     infinity = -np.inf if negative else np.inf
@@ -71,7 +72,7 @@ def _named_number(text: Bytes, i: int, negative: bool) -> tuple[float, int, int]
     return 0.0, i, WRONG
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _number(text: Bytes, i: int) -> tuple[float, int, int]:
     """Read a number at `i`; return it, the position after it, and EXACT, ODD or WRONG.
 
@@ -130,7 +131,7 @@ def _number(text: Bytes, i: int) -> tuple[float, int, int]:
     return (-value if negative else value), i, EXACT
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def _index(text: Bytes, i: int) -> tuple[int, int, int]:
     """Read an index and its colon at `i`; return it, the position after the colon, and a code."""
     n, start, index = len(text), i, 0
@@ -144,14 +145,14 @@ def _index(text: Bytes, i: int) -> tuple[int, int, int]:
     return index, i + 1, OK
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always")
 def _note(odd: Ints, odds: int, place: int, begin: int, end: int) -> int:
     """Note a number that is left to the caller; return how many there are."""
     odd[odds, 0], odd[odds, 1], odd[odds, 2] = place, begin, end
     return odds + 1
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def parse_block(
     text: Bytes,
     first_index: int,
@@ -223,7 +224,7 @@ def parse_block(
     return rows, nnz, odds, line, falling, code, start
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def sort_rows(lengths: Ints, indices: Ints, values: Floats) -> int:
     """Sort each row by column in place; return the first row with a column twice, or -1."""
     begin = 0
@@ -239,7 +240,7 @@ def sort_rows(lengths: Ints, indices: Ints, values: Floats) -> int:
     return -1
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always")
 def _copy_number(target: Bytes, at: int, source: Bytes) -> int:
     """Copy a number's text up to its zero bytes, without a final ".0"; return where it ends."""
     length = len(source)
@@ -252,7 +253,7 @@ def _copy_number(target: Bytes, at: int, source: Bytes) -> int:
     return at + length
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)
 def print_rows(
     indptr: Ints, indices: Ints, values: Bytes, labels: Bytes, first_index: int, out: Bytes
 ) -> int:

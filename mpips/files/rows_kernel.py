@@ -2,10 +2,10 @@
 
 import math
 
-import numba
 import numpy as np
 import numpy.typing as npt
-from numba import types
+
+from mpips.compiler import njit, types
 
 _STARTS = types.Array(types.int64, 1, "C", readonly=True)
 _COLUMNS = [types.Array(t, 1, "C", readonly=True) for t in (types.int32, types.int64)]
@@ -13,7 +13,7 @@ VALUES = (types.uint8, types.float32, types.float64)
 OUTPUTS = (types.float32, types.float64)
 
 
-@numba.njit([(_STARTS, c, types.int64) for c in _COLUMNS], cache=True, nogil=True)
+@njit([(_STARTS, c, types.int64) for c in _COLUMNS], cache=True, nogil=True)
 def are_rising(
     indptr: npt.NDArray[np.int64], indices: npt.NDArray[np.integer], n_features: int
 ) -> bool:
@@ -36,7 +36,7 @@ def are_rising(
     return wrong == 0
 
 
-@numba.njit(
+@njit(
     [
         (_STARTS, types.Array(t, 1, "C", readonly=True), types.Array(out, 1, "C"))
         for t in VALUES

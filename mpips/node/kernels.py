@@ -6,7 +6,6 @@ another file. So the cache folder is named by a hash of all files that hold kern
 
 import contextlib
 import functools
-import hashlib
 import importlib
 import os
 import re
@@ -30,6 +29,8 @@ def kernel_files() -> tuple[Path, ...]:
 @functools.cache
 def cache_folder() -> Path:
     """Return the folder for compiled kernels, in the user's cache folder."""
+    import hashlib
+
     digest = hashlib.sha256(str(PACKAGE).encode())
     for path in kernel_files():
         digest.update(path.read_bytes())
@@ -42,7 +43,8 @@ def use_cache() -> None:
 
     Must come before Numba is imported; ranks inherit it.
     """
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder()))
+    if "NUMBA_CACHE_DIR" not in os.environ:
+        os.environ["NUMBA_CACHE_DIR"] = str(cache_folder())
 
 
 def compile_kernels(say: Callable[[str], None]) -> None:

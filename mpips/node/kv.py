@@ -113,7 +113,7 @@ class Worker:
         self._random: tuple[int, np.random.Generator] | None = None
 
     @property
-    def random(self) -> np.random.Generator:
+    def random(self) -> "np.random.Generator":
         """Return this task's random generator: whoever does the task again draws the same."""
         if self._random is None or self._random[0] != self.task:
             seeds = [self._node.job.config.run.seed, self.id, self.task]

@@ -14,7 +14,6 @@ from mpips.errors import MpipsError, UsageError
 from mpips.node import kernels, surroundings
 from mpips.node.app import App, check_model
 from mpips.node.folder import choose_folder, name_run, read_result, settle_paths
-from mpips.node.supervisor import launch
 
 INTERRUPTED = 130
 
@@ -91,6 +90,8 @@ def _run_here(kind: type[App], config: Config) -> dict[str, Any]:
 
 
 def _run_under_mpirun(config: Config, arguments: Sequence[str]) -> dict[str, Any]:
+    from mpips.node.supervisor import launch
+
     folder = choose_folder(config)
     config = msgspec.structs.replace(
         config, run=msgspec.structs.replace(config.run, out=str(folder))

@@ -86,6 +86,38 @@ def test_environment_that_has_all_is_used_as_it_is(
     bootstrap.ensure((), ["demo"])
 
 
+def test_stamp_of_the_own_environment_is_believed(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def lacking(lines: list[str]) -> list[str]:
+        asked.append(lines)
+        return []
+
+    monkeypatch.setattr(bootstrap, "lacking", lacking)
+    fill(checkout)
+    bootstrap.ensure((), ["demo"])
+    assert len(asked) == 1
+    monkeypatch.setattr("sys.prefix", str(checkout / ".venv"))
+    bootstrap.ensure((), ["demo"])
+    assert len(asked) == 1
+    bootstrap.STAMP.write_text("another", "utf-8")
+    bootstrap.ensure((), ["demo"])
+    assert len(asked) == 2
+
+
+def test_import_that_has_failed_is_explained_by_what_is_missing(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "lacking", lambda lines: [])
+    bootstrap.explain(())
+    monkeypatch.setattr(bootstrap, "lacking", lambda lines: ["numba"])
+    with pytest.raises(LaunchError, match="this Python lacks numba") as caught:
+        bootstrap.explain(())
+    assert "pip install" in caught.value.remedy
+
+
 def test_missing_packages_make_and_enter_the_environment_once(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

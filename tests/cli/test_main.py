@@ -10,6 +10,7 @@ import pytest
 
 from mpips import __version__, bootstrap, errors
 from mpips.cli import main
+from mpips.node import surroundings
 
 ROOT = Path(__file__).resolve().parents[2]
 Command = Callable[[Callable[[object], int]], None]
@@ -95,6 +96,32 @@ def test_help_and_version_import_nothing_but_the_standard_library() -> None:
     done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, text=True, check=True,
                           capture_output=True, timeout=20)
     assert done.stdout.splitlines()[-1] == "[] False"
+
+
+@pytest.mark.parametrize("is_rank", [False, True])
+def test_rank_does_not_look_again_for_what_its_launcher_has_found(
+    is_rank: bool, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    command(lambda arguments: 0)
+    monkeypatch.setattr(bootstrap, "ensure", lambda *a, **k: looked.append(a))
+    monkeypatch.delenv(surroundings.MARKER, raising=False)
+    if is_rank:
+        monkeypatch.setenv(surroundings.MARKER, "1")
+    assert main.main(["bench"]) == 0
+    assert len(looked) == (0 if is_rank else 1)
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+def test_import_that_fails_names_the_package_if_it_is_one_of_ours(
+    lacks: bool, command: Command, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command(fail(ModuleNotFoundError("No module named 'their_own'")))
+    monkeypatch.setattr(bootstrap, "lacking", lambda lines: ["numba"] * lacks)
+    assert main.main(["bench"]) == (69 if lacks else 70)
+    said = capsys.readouterr().err
+    assert ("this Python lacks numba" if lacks else "No module named 'their_own'") in said
 
 
 def test_no_command_shows_the_help_and_is_a_usage_error(

@@ -10,20 +10,22 @@ from pathlib import Path
 FILE_LINES, FUNCTION_LINES, COLUMNS = 400, 70, 100
 
 # What each layer may import of mpips and of others. This table is the architecture.
-BELOW_NODE = ("errors", "config", "wire", "filters", "store", "core", "transport", "files")
+BELOW_NODE = ("errors", "config", "compiler", "wire", "filters", "store", "core", "transport",
+              "files")
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": ((), ()),
+    "compiler": ((), ("numba",)),
     "config": (("errors",), ("msgspec",)),
     "wire": (("errors",), ("numpy", "msgspec")),
-    "filters": (("errors", "wire"), ("numpy", "numba", "msgspec", "lz4", "xxhash")),
-    "store": (("errors", "wire"), ("numpy", "numba", "msgspec")),
+    "filters": (("errors", "wire"), ("numpy", "msgspec", "lz4", "xxhash")),
+    "store": (("errors", "compiler", "wire"), ("numpy", "msgspec")),
     "core": (("errors", "config", "wire", "filters", "store"), ("numpy", "msgspec")),
     "transport": (("errors",), ("numpy", "mpi4py")),
     # xxhash: a checksum must not take longer than the disk.
-    "files": (("errors", "wire"), ("numpy", "h5py", "numba", "msgspec", "xxhash")),
-    "node": (BELOW_NODE, ("numpy", "mpi4py", "msgspec", "numba", "scipy")),
+    "files": (("errors", "compiler", "wire"), ("numpy", "h5py", "msgspec", "xxhash")),
+    "node": (BELOW_NODE, ("numpy", "mpi4py", "msgspec", "scipy")),
     "testing": ((*BELOW_NODE, "node"), ("numpy", "msgspec", "pytest", "hypothesis")),
-    "apps": ((*BELOW_NODE, "node"), ("numpy", "scipy", "numba", "msgspec")),
+    "apps": ((*BELOW_NODE, "node"), ("numpy", "scipy", "msgspec")),
     "fetch": (("errors",), ()),
     "bootstrap": (("errors", "fetch", "node"), ()),
     "cli": ((*BELOW_NODE, "node", "apps", "testing", "bootstrap"),

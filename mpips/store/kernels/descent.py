@@ -3,8 +3,8 @@
 import math
 
 import numpy as np
-from numba import njit
 
+from mpips.compiler import njit
 from mpips.store.kernels.signatures import apply_signatures, compiled
 from mpips.store.update import Slots
 from mpips.wire.types import ValueArray

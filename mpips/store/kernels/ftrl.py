@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from mpips.compiler import njit
 from mpips.store.kernels.signatures import apply_signatures, compiled, read_signatures
 from mpips.store.update import Slots
 from mpips.wire.types import ValueArray

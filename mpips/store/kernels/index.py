@@ -18,8 +18,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, types
 
+from mpips.compiler import njit, types
 from mpips.store.kernels.signatures import FLOATS, KEYS, compiled, rows
 from mpips.wire.types import ValueArray
 

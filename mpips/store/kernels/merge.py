@@ -2,8 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
 
+from mpips.compiler import types
 from mpips.store.kernels.signatures import FLOATS, KEYS, compiled, rows, values_in
 from mpips.wire.types import ValueArray
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from numba import njit, types
+from mpips.compiler import njit, types
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
 
+from mpips.compiler import types
 from mpips.store.kernels.index import BASE, SIZE, Parts, _home_in, _next, _part_of
 from mpips.store.kernels.signatures import KEYS, compiled
 

@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from mpips.apps.linear.kernels.types import (
     INDICES,
@@ -20,6 +19,7 @@ from mpips.apps.linear.kernels.types import (
     compiled,
 )
 from mpips.apps.linear.types import Floats, Indices, Starts
+from mpips.compiler import njit
 
 RADIUS_MAX = 40.0
 

@@ -6,10 +6,9 @@ the margin of row i is m_i = y_i x_i w.
 
 import math
 
-from numba import njit
-
 from mpips.apps.linear.kernels.types import FLOAT, INDICES, STARTS, VECTOR, VECTOR_OUT, compiled
 from mpips.apps.linear.types import Floats, Indices, Starts
+from mpips.compiler import njit
 
 
 @njit(inline="always")

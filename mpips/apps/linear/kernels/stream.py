@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
 
+from mpips.compiler import types
 from mpips.store.kernels.signatures import compiled
 
 ROWS_TYPES = (

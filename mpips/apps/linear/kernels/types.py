@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from numba import types
-
+from mpips.compiler import types
 from mpips.store.kernels.signatures import compiled
 
 __all__ = [
