@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 
 from mpips.core.acceptor import Acceptor
 from mpips.core.machine import Effect, Send
+from mpips.wire.types import PROPOSERS_MAX, View
 from mpips.wire.voting import (
     Accepted,
     Begun,
@@ -40,10 +41,14 @@ def group_of(entry: Entry) -> Group | None:
     return entry.view.acceptors if isinstance(entry, Begun | Changed) else None
 
 
+def views_of(log: Sequence[Entry]) -> list[View]:
+    """Return all views of a log, in their order."""
+    return [entry.view for entry in log if isinstance(entry, Begun | Changed)]
+
+
 def groups_after(log: Sequence[Entry], epoch: int) -> list[Group]:
     """Return the acceptors of all views of a log from an epoch on, in their order."""
-    views = [entry.view for entry in log if isinstance(entry, Begun | Changed)]
-    return [view.acceptors for view in views if view.epoch >= epoch]
+    return [view.acceptors for view in views_of(log) if view.epoch >= epoch]
 
 
 class Leader:
@@ -60,6 +65,7 @@ class Leader:
         decided: how many entries are; all before them are, too.
         acceptor: the one on this node.
         refused: the acceptors that have promised a higher ballot to another.
+        highest: the highest ballot that it was told of.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Leader:
         decided: int = 0,
     ) -> None:
         self.ballot, self.decided = ballot, decided
+        self.highest = ballot
         self.log = list(log)
         self.refused: set[int] = set()
         self._node, self.acceptor = node, acceptor
@@ -105,6 +112,17 @@ class Leader:
         self.log.append(entry)
         return self.beat()
 
+    def rise(self, ballot: int) -> list[Effect]:
+        """Go on in a higher ballot, which majorities have promised, and propose in it.
+
+        Who has stored what is decided has it still, whatever the ballot; the rest begins anew.
+        """
+        self.ballot = ballot
+        self.refused.clear()
+        self._stored = {node: min(many, self.decided) for node, many in self._stored.items()}
+        self._sent = dict(self._stored)
+        return self.beat()
+
     def beat(self) -> list[Effect]:
         """Send each acceptor what it has not been sent; this shows also that we are alive."""
         members = sorted({node for group in self.groups() for node in group})
@@ -117,6 +135,8 @@ class Leader:
 
     def take(self, source: int, message: Accepted | Refused) -> list[Effect]:
         """Take an acceptor's answer, and send what has come since."""
+        if isinstance(message, Refused):
+            self.highest = max(self.highest, message.promised)
         if message.ballot != self.ballot:
             return []
         self._note(source, message)
@@ -126,7 +146,8 @@ class Leader:
         return [Send(source, self._proposal(source))]
 
     def _note(self, source: int, answer: Accepted | Refused) -> None:
-        if isinstance(answer, Refused):
+        # Whoever has promised a higher ballot to this very leader is not lost to it.
+        if isinstance(answer, Refused) and answer.promised % PROPOSERS_MAX != self._node:
             self.refused.add(source)
         if isinstance(answer, Accepted):
             self._stored[source] = max(answer.stored, self._stored.get(source, 0))
@@ -176,6 +197,11 @@ class Candidate:
         self._group, self._epoch = group, epoch
         self._promised: dict[int, list[Stored]] = {}
         self._asked: set[int] = set()
+
+    @property
+    def latest(self) -> int:
+        """Return the highest ballot in which those who have promised have stored anything."""
+        return max((one.ballot for log in self._promised.values() for one in log), default=0)
 
     def ask(self) -> list[Effect]:
         """Ask the acceptors that were not asked yet, as far as they are known."""

@@ -9,6 +9,7 @@ from mpips.core.detector import Detector
 from mpips.core.gate import Gate
 from mpips.core.leader import Group, Leader, is_majority
 from mpips.core.machine import Effect
+from mpips.core.renewal import Renewal
 from mpips.wire.types import make_epoch
 from mpips.wire.voting import Accepted, Promise, Propose, Refused
 
@@ -33,6 +34,8 @@ class Mandate:
         self.leader = leader or Leader(node, make_epoch(1, node), Acceptor())
         self._node, self._silence_s = node, silence_s
         self._gate = Gate(self.leader)
+        self._renewal = Renewal(node, self.leader)
+        self._beats_refused = 0
         self._detector = Detector((), silence_s)
         self._watched: Group = ()
         self._silent: set[int] = set()
@@ -60,7 +63,8 @@ class Mandate:
         # Where nothing has to be decided, who computes for long is given more time; but who never
         # answers, though its process lives, has been told that this node is dead.
         silent = self._deaf if self.leader.is_settled else self._silent | self._deaf
-        return not self.leader.can_decide(self._dead.union(silent, self.leader.refused))
+        lost = self._dead.union(silent, self.leader.refused)
+        return self._renewal.is_past or not self.leader.can_decide(lost)
 
     def hears(self, now: float) -> bool:
         """Return whether a majority of the acceptors has been alive lately, as far as is known."""
@@ -74,11 +78,13 @@ class Mandate:
 
     def take(self, now: float, source: int, message: Accepted | Refused) -> list[Effect]:
         """Take an acceptor's answer, and return what may happen now."""
-        if source in self._deaf:
-            self._deaf.discard(source)
-            self._answers.add(now, source)
-        self._answers.heard(now, source)
+        self._note_answer(now, source)
         return self._gate.take(source, message)
+
+    def promised(self, now: float, source: int, message: Promise) -> list[Effect]:
+        """Take an acceptor's promise to this scheduler, and return what may happen now."""
+        self._note_answer(now, source)
+        return [*self._renewal.take(source, message), *self._gate.pass_on(())]
 
     def answer(self, message: Propose) -> Promise | Accepted | Refused:
         """Take what another leader proposes: it may be the end of this one."""
@@ -112,4 +118,24 @@ class Mandate:
         if now < self._next_beat:
             return []
         self._next_beat = now + self._beat_s
-        return self.leader.beat()
+        return [*self._claim(now), *self.leader.beat()]
+
+    def _claim(self, now: float) -> list[Effect]:
+        """Claim a higher ballot, if acceptors have refused this scheduler for a silence.
+
+        Who has been elected in its place has shown that by then. Beats are counted, and not
+        seconds, since this node may have been paused, or cut off, while somebody was elected.
+        """
+        is_refused = bool(self.leader.refused) and self.hears(now)
+        self._beats_refused = self._beats_refused + 1 if is_refused else 0
+        if self._beats_refused < BEATS_IN_A_SILENCE:
+            return []
+        self._beats_refused = 0
+        return self._renewal.begin()
+
+    def _note_answer(self, now: float, source: int) -> None:
+        """Note that an acceptor answers."""
+        if source in self._deaf:
+            self._deaf.discard(source)
+            self._answers.add(now, source)
+        self._answers.heard(now, source)

@@ -81,9 +81,9 @@ class SchedulerMachine(Conductor):
             self.see(now, [source])
             self._quieting.take(now, source, message)
             return []
-        # Promises that come late are not needed any more.
         if isinstance(message, Promise):
-            return []
+            self.see(now, [source])
+            return self._continue(now, self._mandate.promised(now, source, message))
         return self._pass_on(now, super().step(now, source, message))
 
     def tick(self, now: float) -> list[Effect]:

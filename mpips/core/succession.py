@@ -2,8 +2,9 @@
 
 The first of the view's acceptors stands at once, the others a little later each, so that one is
 enough as a rule. While a node hears its scheduler, it promises nothing to anybody: so one that is
-cut off from the scheduler alone cannot depose it. Who is no acceptor any more hears no scheduler,
-and waits for none: it promises at once, to whoever does not know that yet.
+cut off from the scheduler alone cannot depose it. The scheduler itself is promised a higher ballot
+when it claims one, so that promises to those who have failed do not last. Who is no acceptor any
+more hears no scheduler, and waits for none: it promises at once, to whoever does not know that yet.
 """
 
 import math
@@ -90,6 +91,8 @@ class Succession:
     def lose(self, now: float, nodes: Collection[int]) -> None:
         """Note nodes that are dead."""
         self._dead.update(nodes)
+        for node in nodes:
+            self._claims.pop(node, None)
         if self._view is not None and self._view.scheduler in self._dead:
             self._miss(now)
 
@@ -109,7 +112,12 @@ class Succession:
                     # A new leader is at work.
                     self._yield_to(now)
                 return [Send(source, answer)]
-            case Claim() if self.gone_since is None and self._is_shown:
+            # What is promised to the dead is of no use to anybody.
+            case Claim() if source in self._dead:
+                return []
+            case Claim() if (
+                self.gone_since is None and self._is_shown and source != self._scheduler
+            ):
                 self._claims[source] = message
             case Claim():
                 return [Send(source, self._promise(now, message))]

@@ -160,7 +160,7 @@ class Follower(Node):
         if isinstance(message, Leave):
             self.leave()
             return
-        is_answer = isinstance(message, Accepted | Refused)
+        is_answer = isinstance(message, Accepted | Promise | Refused)
         if self.office is not None and is_answer:
             self.office.attend(source, message)
         elif isinstance(message, Claim | Propose | Promise | Refused) and not (

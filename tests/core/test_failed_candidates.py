@@ -125,6 +125,89 @@ def test_scheduler_decides_with_those_who_have_promised_nobody_or_gives_way(
     assert mandate.is_over != is_followed
 
 
+def live(acceptors: Acceptors, mandate: Mandate, begin: float, end: float) -> None:
+    """Let time pass for a scheduler, whose acceptors hear it."""
+    for step in range(round(begin / TICK_S), round(end / TICK_S)):
+        acceptors.now = step * TICK_S
+        mandate.heard(acceptors.now, set(acceptors.nodes) - acceptors.dead)
+        letters = mandate.tick(acceptors.now)
+        while letters:
+            assert all(isinstance(one, Send) for one in letters)
+            answers = [
+                answer
+                for one in letters
+                if isinstance(one, Send) and one.dest in set(acceptors.nodes) - acceptors.dead
+                for answer in acceptors.say(0, one.dest, one.message)
+            ]
+            letters = []
+            for source, message in answers:
+                if isinstance(message, Promise):
+                    letters += mandate.promised(acceptors.now, source, message)
+                elif isinstance(message, Accepted | Refused):
+                    letters += mandate.take(acceptors.now, source, message)
+
+
+@pytest.mark.parametrize("lost", [(4,), (3, 4)])
+def test_who_has_promised_a_failed_candidate_counts_again_after_a_while(
+    lost: tuple[int, ...],
+) -> None:
+    acceptors, mandate = Acceptors(), Mandate(0, SILENCE_S)
+    leader, claim = lead(mandate), Claim(ballot=make_epoch(2, 1))
+    for node in lost:
+        acceptors.nodes[node].acceptor.step(claim)
+    live(acceptors, mandate, 0.0, SILENCE_S)
+    # Whoever was elected would have shown itself by then; before it nobody is disturbed.
+    assert leader.refused == set(lost)
+    assert leader.ballot < claim.ballot
+    live(acceptors, mandate, SILENCE_S, 2 * SILENCE_S)
+    assert leader.refused == set()
+    assert leader.ballot > claim.ballot
+    assert not mandate.is_over
+    # As many may die as ever: two of five.
+    acceptors.dead.update({1, 2})
+    mandate.lose({1, 2})
+    assert decide(acceptors, leader, Kept(7))
+
+
+def test_scheduler_that_has_been_paused_claims_nothing_before_it_has_heard_the_others() -> None:
+    acceptors, mandate = Acceptors(), Mandate(0, SILENCE_S)
+    leader, claim = lead(mandate), Claim(ballot=make_epoch(2, 1))
+    acceptors.nodes[4].acceptor.step(claim)
+    live(acceptors, mandate, 0.0, SILENCE_S / 2)
+    assert leader.refused == {4}
+    # Somebody may have been elected while it was paused.
+    effects = mandate.tick(3 * SILENCE_S)
+    assert not any(isinstance(one, Send) and isinstance(one.message, Claim) for one in effects)
+    for node in (2, 3):
+        acceptors.nodes[node].acceptor.step(Claim(ballot=make_epoch(3, 1)))
+    live(acceptors, mandate, 3 * SILENCE_S, 3 * SILENCE_S + 6 * TICK_S)
+    assert mandate.is_over
+    assert leader.ballot < claim.ballot
+
+
+def test_leader_gives_way_to_what_another_one_has_stored_meanwhile() -> None:
+    acceptors, mandate = Acceptors(), Mandate(0, SILENCE_S)
+    leader = lead(mandate)
+    # It has led for a moment, and died: whether something was decided nobody can tell.
+    begun = Propose(ballot=make_epoch(2, 4), start=0, entries=[BEGUN, Kept(1)])
+    acceptors.nodes[1].acceptor.step(begun)
+    live(acceptors, mandate, 0.0, 2 * SILENCE_S)
+    assert leader.ballot < begun.ballot
+    assert mandate.is_over
+
+
+def test_dead_candidate_is_promised_nothing_however_late_its_claim_comes() -> None:
+    acceptors = Acceptors()
+    one, claim = acceptors.nodes[2], Claim(ballot=make_epoch(2, 1))
+    # Some come before its death is known, and wait; some after.
+    assert one.step(0.1, 1, claim) == []
+    one.lose(0.2, [1])
+    assert one.step(0.2, 1, claim) == []
+    one.lose(0.3, [0])
+    assert not any(isinstance(e, Send) and e.dest == 1 for e in one.tick(0.3))
+    assert one.acceptor.promised < claim.ballot
+
+
 def test_acceptors_of_a_scheduler_that_gives_way_elect_another_soon() -> None:
     acceptors = Acceptors()
     claim = Claim(ballot=make_epoch(2, 1))

@@ -8,9 +8,11 @@ import pytest
 from mpips.core import leader as leading
 from mpips.core.acceptor import Acceptor
 from mpips.core.leader import Candidate, Group, Leader
-from mpips.wire.types import make_epoch
+from mpips.core.machine import Effect, Send
+from mpips.core.renewal import Renewal
+from mpips.wire.types import PROPOSERS_MAX, make_epoch
 from mpips.wire.voting import Accepted, Claim, Entry, Kept, Promise, Propose, Refused
-from tests.core.votes import SplitBrain, World, explore, run_schedule
+from tests.core.votes import SplitBrain, World, contested_world, explore, run_schedule
 
 FEW, SOME, MANY = 100, 2_000, 10_000
 
@@ -18,7 +20,12 @@ FEW, SOME, MANY = 100, 2_000, 10_000
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_all_orders_of_three_acceptors_and_two_proposers_agree() -> None:
-    assert explore(entries=1) > 10_000
+    assert explore(World.begin(3, (0, 1, 2)), entries=1) > 10_000
+
+
+@pytest.mark.slow
+def test_all_orders_of_a_leader_that_claims_a_higher_ballot_and_another_one_agree() -> None:
+    assert explore(contested_world(), entries=1, renewals=1) > 5_000
 
 
 def test_schedules_with_candidates_and_other_acceptors_agree() -> None:
@@ -27,6 +34,8 @@ def test_schedules_with_candidates_and_other_acceptors_agree() -> None:
     leaders = [sum(peer.leader is not None for peer in world.peers.values()) for world in worlds]
     assert sum(count > 1 for count in leaders) > FEW // 4
     assert sum(len(world.decided) > 4 for world in worlds) > FEW // 4
+    risen = [one for world in worlds for one in world.peers.values() if one.has_risen]
+    assert len(risen) > FEW // 20
 
 
 @pytest.mark.slow
@@ -79,6 +88,13 @@ def need_the_next_alone(leader: Leader, index: int) -> list[Group]:
     return NEEDED(leader, index)[-1:]
 
 
+def rise_unasked(renewal: Renewal) -> list[Effect]:
+    """Go on in a higher ballot without asking a majority."""
+    leader = renewal._leader
+    leader.highest = make_epoch(leader.highest // PROPOSERS_MAX + 1, renewal._node)
+    return leader.rise(leader.highest)
+
+
 STEP, NEEDED = Acceptor.step, Leader._needed
 
 
@@ -89,6 +105,8 @@ STEP, NEEDED = Acceptor.step, Leader._needed
     pytest.param(Candidate, "_merge", take_lowest, marks=pytest.mark.slow),
     pytest.param(Leader, "_needed", need_the_last_alone, marks=pytest.mark.slow),
     (Leader, "_needed", need_the_next_alone),
+    (Renewal, "begin", rise_unasked),
+    (Candidate, "latest", 0),
 ], ids=lambda value: getattr(value, "__name__", str(value)))  # fmt: skip
 def test_broken_build_splits_the_brain(
     place: Any, name: str, broken: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
@@ -134,6 +152,23 @@ def test_refusal_by_a_majority_ends_a_leader() -> None:
         world.deliver(0)
     assert leader.refused == {1, 2}
     assert not leader.can_decide(leader.refused)
+
+
+def test_what_was_stored_in_a_lower_ballot_does_not_count_in_the_next_one() -> None:
+    world = World.begin(5, (0, 1, 2, 3, 4))
+    leader = world.peers[0].leader
+    assert leader is not None
+    world.propose(0, Kept(1))
+    leader.take(2, Accepted(ballot=leader.ballot, stored=2))
+    letters = leader.rise(make_epoch(3, 0))
+    # Who has only what was stored before may be overruled by a ballot between the two.
+    leader.take(3, Accepted(ballot=leader.ballot, stored=2))
+    assert not leader.is_settled
+    leader.take(4, Accepted(ballot=leader.ballot, stored=2))
+    assert leader.is_settled
+    # What was decided is not sent again.
+    sent = [one.message for one in letters if isinstance(one, Send)]
+    assert [one.start for one in sent if isinstance(one, Propose)] == [1] * 4
 
 
 def test_candidate_that_nobody_hears_promises_nothing_itself() -> None:

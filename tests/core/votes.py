@@ -10,6 +10,7 @@ import numpy as np
 from mpips.core.acceptor import Acceptor
 from mpips.core.leader import Candidate, Group, Leader
 from mpips.core.machine import Effect, Send
+from mpips.core.renewal import Renewal
 from mpips.wire.messages import Message, NewView
 from mpips.wire.types import View, make_epoch
 from mpips.wire.voting import (
@@ -48,8 +49,11 @@ class Peer:
     epoch: int
     leader: Leader | None = None
     candidate: Candidate | None = None
+    renewal: Renewal | None = None
     proposed: int = 0
     stood: int = 0
+    renewed: int = 0
+    elected: int = 0
 
     def take(self, source: int, message: Message) -> list[Effect]:
         """Take a message and return what is sent."""
@@ -63,6 +67,8 @@ class Peer:
                     return [Send(source, self.acceptor.step(message))]
             case Promise() if self.candidate is not None:
                 return self.win(self.candidate.take(source, message))
+            case Promise() if self.renewal is not None:
+                return self.renewal.take(source, message)
             case Accepted() | Refused() if self.leader is not None:
                 return self.leader.take(source, message)
         return []
@@ -74,12 +80,25 @@ class Peer:
         self.candidate = Candidate(self.node, ballot, self.acceptor, self.group, self.epoch)
         return self.candidate.ask() + self.win(self.candidate.win())
 
+    @property
+    def has_risen(self) -> bool:
+        """Return whether this node leads in a higher ballot than it was elected in."""
+        return self.leader is not None and self.leader.ballot > self.elected
+
+    def renew(self) -> list[Effect]:
+        """Claim a higher ballot as the leader that this node is."""
+        assert self.leader is not None
+        self.renewed += 1
+        self.renewal = self.renewal or Renewal(self.node, self.leader)
+        return self.renewal.begin()
+
     def win(self, leader: Leader | None) -> list[Effect]:
         """Go on as the leader that this node is now, or as a candidate."""
         assert self.candidate is not None
         if leader is None:
             return self.candidate.ask()
-        self.leader, self.candidate = leader, None
+        self.leader, self.candidate, self.renewal = leader, None, None
+        self.elected = leader.ballot
         return leader.beat()
 
 
@@ -102,7 +121,7 @@ class World:
                 acceptor.promised, acceptor.log = ballot, [Stored(ballot, begun)]
             peers[node] = Peer(node, acceptor, group, begun.view.epoch)
         first = peers[0]
-        first.leader = Leader(0, ballot, first.acceptor, [begun], 1)
+        first.leader, first.elected = Leader(0, ballot, first.acceptor, [begun], 1), ballot
         first.leader._stored, first.leader._sent = dict.fromkeys(group, 1), dict.fromkeys(group, 1)
         return cls(peers)
 
@@ -141,23 +160,52 @@ class World:
     def able(self, most: int) -> list[int]:
         """Return the leaders that may propose: their entries before are decided."""
         return [p.node for p in self.peers.values() if p.leader is not None
+                and not (p.renewal is not None and p.renewal.is_past)
                 and p.leader.is_settled and p.proposed < most]  # fmt: skip
 
+    def refused(self) -> list[int]:
+        """Return the leaders that some acceptor has refused."""
+        return [p.node for p in self.peers.values() if p.leader is not None and p.leader.refused]
 
-def explore(entries: int, most: int = 10**9) -> int:
-    """Try all orders for three acceptors, one leader, and one candidate; return how many states.
+
+def contested_world() -> World:
+    """Return a world of three with two leaders that have proposed different entries.
+
+    The first one's has reached nobody else, and was refused; the second one's is on its way.
+    """
+    world = World.begin(3, (0, 1, 2))
+    world.propose(0, Kept(0))
+    world.flying.clear()
+    world.post(1, world.peers[1].stand(2))
+    for node in (2, 1):
+        (at,) = [at for at, (_, dest, _) in enumerate(world.flying) if dest == node]
+        world.deliver(at)
+    # The second one has its promise, and begins without having been heard.
+    world.flying.clear()
+    world.propose(1, Kept(100))
+    leader = world.peers[0].leader
+    assert leader is not None
+    refused = world.peers[2].acceptor.step(Propose(ballot=leader.ballot, start=2, entries=[]))
+    assert isinstance(refused, Refused)
+    leader.take(2, refused)
+    return world
+
+
+def explore(world: World, entries: int, renewals: int = 0) -> int:
+    """Try all orders for a leader and a candidate, and return how many states there are.
 
     Whatever is never delivered is lost, so that all losses are among them.
 
     Args:
+        world: what it begins with; the second node stands as a candidate, unless it has.
         entries: how many each leader proposes.
-        most: give up after so many states.
+        renewals: how often a leader that was refused claims a higher ballot.
     """
-    begin = pickle.dumps(World.begin(3, (0, 1, 2)))
+    begin = pickle.dumps(world)
     seen, raw, todo = {begin}, {begin}, [begin]
-    while todo and len(seen) < most:
+    while todo:
         state = todo.pop()
-        for step in _steps(pickle.loads(state), entries):
+        for step in _steps(pickle.loads(state), entries, renewals):
             world: World = pickle.loads(state)
             step(world)
             # The order in which letters lie is nobody's affair.
@@ -174,7 +222,7 @@ def explore(entries: int, most: int = 10**9) -> int:
     return len(seen)
 
 
-def _steps(world: World, entries: int) -> Iterator[Any]:
+def _steps(world: World, entries: int, renewals: int) -> Iterator[Any]:
     """Yield all that may happen next."""
     for at in range(len(world.flying)):
         yield lambda world, at=at: world.deliver(at)
@@ -183,6 +231,9 @@ def _steps(world: World, entries: int) -> Iterator[Any]:
         yield lambda world, node=node, number=number: world.propose(node, Kept(number))
     if not world.peers[1].stood:
         yield lambda world: world.post(1, world.peers[1].stand(2))
+    for node in world.refused():
+        if world.peers[node].renewed < renewals:
+            yield lambda world, node=node: world.post(node, world.peers[node].renew())
 
 
 def run_schedule(seed: int, steps: int = 120) -> World:
@@ -202,6 +253,9 @@ def run_schedule(seed: int, steps: int = 120) -> World:
                 world.deliver(at, bool(random.random() < copies))
         elif kind < 0.9 and able:
             _propose(world, able[int(random.integers(len(able)))], step, random)
+        elif 0.92 < kind <= 0.95 and (refused := world.refused()):
+            node = refused[int(random.integers(len(refused)))]
+            world.post(node, world.peers[node].renew())
         elif kind > 0.95:
             counter += int(random.integers(0, 2))
             node = int(random.integers(5))

@@ -10,16 +10,21 @@ import pytest
 
 from mpips.core import leader as leading
 from mpips.core.leader import Candidate
+from mpips.core.mandate import Mandate
 from mpips.errors import MpipsError
 from mpips.node.member import Member
 from mpips.testing import trial
+from mpips.testing.cluster import Simulation
 from mpips.testing.faults import CALM
 from mpips.testing.trial import Shape, Trial, draw_setup, play_trial
 from mpips.wire.messages import NewView
+from mpips.wire.types import make_epoch
+from mpips.wire.voting import Claim
 
 SEEDS = 6
 KINDS = ("kills", "stops", "isolations")
 SHAPE = Shape(servers=2, workers=2, spares=1, replicas=1)
+ROUNDS = 25
 
 
 class Record:
@@ -117,6 +122,68 @@ def test_death_of_the_successor_is_survived_too() -> None:
     assert run.excuse == ""
     result = run.simulation.scheduler.result
     assert (result["failures"], result["recovered"]) == (2, 2)
+
+
+@pytest.fixture
+def lost_promise(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let an acceptor promise to a candidate that fails; then let two others die after a while.
+
+    The list has the ballots of the scheduler before, and when they die.
+    """
+    ballots: list[int] = []
+    begin, rounds = Simulation._begin_round, Counter[str]()
+
+    def strike(simulation: Simulation) -> None:
+        begin(simulation)
+        machine = simulation.scheduler.machine
+        if not machine.is_begun or len(ballots) == 2:
+            return
+        # A spare, two servers, a worker.
+        _, spare, lost, _, worker = machine.groups[-1]
+        if not ballots:
+            ballots.append(machine.ballot)
+            claim = Claim(ballot=make_epoch(9, worker))
+            simulation.nodes[lost]._succession.acceptor.step(claim)  # type: ignore[union-attr]
+        rounds["since"] += 1
+        if rounds["since"] == ROUNDS:
+            ballots.append(machine.ballot)
+            for node in (spare, worker):
+                simulation.kill(node)
+
+    monkeypatch.setattr(Simulation, "_begin_round", strike)
+    return ballots
+
+
+def play_lost_promise() -> Trial:
+    """Run a long job of five acceptors, which nothing else befalls."""
+    shape = Shape(servers=2, workers=3, spares=1, replicas=1)
+    setup = draw_setup(4, shape, has_kills=True)
+    settings = replace_settings(setup.settings, steps=60, pushes=2)
+    faults = replace(CALM, delay_s=0.002, heal_s=20.0)
+    return play_trial(4, replace(setup, settings=settings, faults=faults, silence_s=0.5))
+
+
+def test_acceptor_that_has_promised_to_a_failed_candidate_counts_when_others_die(
+    lost_promise: list[int],
+) -> None:
+    run = play_lost_promise()
+    assert not run.has_failed, (run.error, run.violations)
+    assert run.excuse == ""
+    before, after = lost_promise
+    # It is still the first scheduler, in a ballot beyond the one that was promised.
+    assert before < make_epoch(9, 0) < after
+    assert run.simulation.scheduler is run.simulation.nodes[0]
+    assert run.simulation.scheduler.result["failures"] == 2
+
+
+def test_leader_that_claims_no_higher_ballot_is_caught(
+    lost_promise: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Mandate, "_claim", lambda mandate, now: [])
+    run = play_lost_promise()
+    assert len(lost_promise) == 2
+    # It has not lost much, and yet there is no majority.
+    assert run.excuse == "nobody was left who could decide"
 
 
 def replace_settings(settings: Any, **changes: Any) -> Any:
