@@ -12,10 +12,14 @@ import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import NoReturn
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
 
 from mpips.errors import DataError, MissingInputError, OutputError, UsageError
 from mpips.node import surroundings
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 ROUNDS, RANKS, RANKS_TO_GROW = 5, 4, 9
 SECONDS = 90.0
@@ -75,6 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", metavar="FILE", type=Path, help="write the rows as JSON, too")
     add("--rounds", metavar="N", type=int, default=ROUNDS, help="default: %(default)s")
     add("--growth", action="store_true", help="1, 2, 4 and 8 servers instead, and a plot")
+    add("--links", action="store_true",
+        help="raw MPI between all hosts instead, each with each, and which are slow")
     add("--compare", metavar=("A.json", "B.json"), nargs=2, type=Path,
         help="show two earlier runs side by side instead")  # fmt: skip
 
@@ -96,7 +102,10 @@ def run(arguments: argparse.Namespace) -> int:
     words = ["bench", "--rounds", str(arguments.rounds)]
     words += ["--json", str(arguments.json.absolute())] if arguments.json else []
     words += ["--growth"] if arguments.growth else []
-    return mpirun.start(RANKS_TO_GROW if arguments.growth else RANKS, words)
+    words += ["--links"] if arguments.links else []
+    # All hosts of an allocation, if there is one.
+    many = None if arguments.links else RANKS_TO_GROW if arguments.growth else RANKS
+    return mpirun.start(many, words)
 
 
 def be_rank(arguments: argparse.Namespace) -> NoReturn:
@@ -106,6 +115,8 @@ def be_rank(arguments: argparse.Namespace) -> NoReturn:
 
     mpi = start_mpi()
     world = mpi.COMM_WORLD
+    if arguments.links:
+        leave(mpi, measure_links(mpi, arguments.json))
     ranks = RANKS_TO_GROW if arguments.growth else RANKS
     if world.Get_size() != ranks:
         what = f"bench needs {ranks} ranks, not {world.Get_size()}"
@@ -139,18 +150,43 @@ def be_rank(arguments: argparse.Namespace) -> NoReturn:
                 ))  # fmt: skip
             if setting == settings[0]:
                 idle = bench.idle_share()
-        # The others wait without taking a core.
-        done = world.Ibarrier()
-        while not done.Test():
-            time.sleep(0.02)
+        wait_idly(world)
     code = 0
     if world.Get_rank() == 0:
         show(rows)
         if arguments.growth:
             plot(rows)
         print(f"an idle node takes {100 * idle:.1f} % of a core")
-        code = write(rows, arguments.json) if arguments.json else 0
+        code = write({"rows": [asdict(row) for row in rows]}, arguments.json)
     leave(mpi, code)
+
+
+def measure_links(mpi: ModuleType, path: Path | None) -> int:
+    """Measure all hosts and the links between them, and return the exit code."""
+    from mpips.cli import bench_links
+    from mpips.node.places import find_places
+
+    world = mpi.COMM_WORLD
+    names = bench_links.choose(find_places(world).hosts)
+    name = names.get(world.Get_rank())
+    comm = world.Split(int(name is None))
+    code = 0
+    if name is not None:
+        places, links = bench_links.measure(comm, name)
+        if world.Get_rank() == 0:
+            bench_links.show(places, links)
+            found = {"places": [place._asdict() for place in places],
+                     "links": [link._asdict() for link in links]}  # fmt: skip
+            code = write(found, path)
+    wait_idly(world)
+    return code
+
+
+def wait_idly(world: "MPI.Comm") -> None:
+    """Wait until all ranks have come here, without taking a core."""
+    done = world.Ibarrier()
+    while not done.Test():
+        time.sleep(0.02)
 
 
 def show(rows: list[Row]) -> None:
@@ -225,12 +261,14 @@ def show_seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
 
 
-def write(rows: list[Row], path: Path) -> int:
-    """Write the rows as JSON, and return the exit code."""
+def write(found: dict[str, list[dict[str, object]]], path: Path | None) -> int:
+    """Write what was found as JSON, if it is wanted, and return the exit code."""
+    if path is None:
+        return 0
     try:
-        path.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+        path.write_text(json.dumps(found, indent=2) + "\n")
     except OSError as error:
         print(OutputError(f"{path}: {error.strerror}").explain(), file=sys.stderr)
         return OutputError.exit_code
-    print(f"rows in {path} ({time.strftime('%Y-%m-%d %H:%M')})")
+    print(f"all figures in {path} ({time.strftime('%Y-%m-%d %H:%M')})")
     return 0

@@ -16,6 +16,7 @@ from mpips.filters.caching import KEYS_MIN
 from mpips.node.app import App, Job
 from mpips.node.kv import Pending, Worker
 from mpips.node.loop import Node
+from mpips.node.places import find_places
 from mpips.node.server import ServerNode
 from mpips.node.worker import WorkerNode
 from mpips.transport.backoff import Backoff
@@ -154,7 +155,7 @@ class Bench:
         self._raw, self._setting = comm.Dup(), setting
         self._rank = comm.Get_rank()
         # The ranks that take no part sleep.
-        self._is_crowded = comm.Get_size() > len(os.sched_getaffinity(0))
+        self._is_crowded = find_places(comm).is_crowded
         self.is_server = self._rank < setting.servers
         most = max(case.size for case in setting.cases)
         self._buffer = np.ones(most, np.uint8)

@@ -50,10 +50,10 @@ RUN={run}
 
 # mpips starts mpirun by itself, and passes signals on. A shell runs a trap only between two
 # commands, or while it waits: so the work is done in the background.
+trap 'kill -USR1 "$!" 2>/dev/null; SIGNALLED=yes' USR1
 {command} \\
     --resume auto --out "$RUN" &
 PID=$!
-trap 'kill -USR1 "$PID" 2>/dev/null; SIGNALLED=yes' USR1
 # A signal ends the wait and not the work.
 SIGNALLED=yes
 while [ -n "$SIGNALLED" ]; do

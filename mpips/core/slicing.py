@@ -14,6 +14,9 @@ from mpips.wire.types import KEY_SPACE, KeyArray, Table, View
 REQUEST_BYTES_MAX: Final = 2 * 2**20
 """Bytes of keys and values: many are handed on while the next come, and few messages do it."""
 
+APART_BYTES_MIN: Final = 2**19
+"""Bytes of a piece from which on a message of its own is cheaper than a copy beside others."""
+
 Range = tuple[int, int]
 
 
@@ -59,6 +62,15 @@ class Request(msgspec.Struct):
         member = view.member(self.owner)
         is_there = member is not None and member.incarnation == self.incarnation
         return self.target is not None and is_there
+
+    def has_room(self, piece: Piece, key_bytes: int) -> bool:
+        """Return whether the next piece, or its beginning, shall travel along."""
+        if not self.pieces:
+            return True
+        last = self.pieces[-1]
+        is_next = last.at + last.count == piece.at
+        largest = max(last.count, piece.count) * key_bytes
+        return self.size < REQUEST_BYTES_MAX and (is_next or largest < APART_BYTES_MIN)
 
     def spans(self) -> list[tuple[int, int]]:
         """Return the places [begin, end) in the caller's arrays, neighbours joined."""
@@ -201,7 +213,9 @@ def group(pieces: list[Piece], owners: Sequence[int], key_bytes: int, size: int)
         key_bytes: bytes that travel for each key.
         size: keys of a segment.
 
-    A segment is never cut, so a request may exceed `REQUEST_BYTES_MAX` by less than one.
+    A segment is never cut, so a request may exceed `REQUEST_BYTES_MAX` by less than one. What is
+    large and lies apart from the rest travels alone: it is sent from where it is, and received
+    where it shall stay, and only small pieces are gathered.
     """
     # Nearly all requests of few keys are of one segment.
     if len(pieces) == 1 and pieces[0].segments == 1:
@@ -212,7 +226,7 @@ def group(pieces: list[Piece], owners: Sequence[int], key_bytes: int, size: int)
         owner = owners[piece.segment]
         while True:
             request = latest.get(owner)
-            if request is None or request.size >= REQUEST_BYTES_MAX:
+            if request is None or not request.has_room(piece, key_bytes):
                 request = latest[owner] = Request(owner)
                 requests.append(request)
             if piece.segments == 1:

@@ -15,10 +15,9 @@ import time
 import traceback
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import mpi4py
-import numpy as np
 
 from mpips import __version__
 from mpips.config import Config
@@ -32,18 +31,14 @@ from mpips.node.local import MEMBERS
 from mpips.node.log import introduce, open_log
 from mpips.node.loop import Node, run_loop
 from mpips.node.member import Member
+from mpips.node.places import Places, find_places
 from mpips.node.pulse import Pulse, shared_path
 from mpips.node.resume import find_resume
 from mpips.node.roles import assign_roles, size_config
 from mpips.node.scheduler import ACCEPTORS_MAX, SchedulerNode
 from mpips.transport.backoff import Backoff
 
-if TYPE_CHECKING:
-    from mpi4py import MPI
-
 log = logging.getLogger(__name__)
-
-HOST_BYTES, TOKEN_BYTES = 64, 8
 
 
 def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
@@ -56,13 +51,14 @@ def run_rank(kind: type[App], config: Config, name: str) -> NoReturn:
     """
     mpi = start_mpi()
     try:
-        node = _make_node(mpi, kind, config, name)
+        places = find_places(mpi.COMM_WORLD)
+        node = _make_node(mpi, kind, config, name, places)
         kernels.await_kernels(_local_rank(mpi) == 0, _say)
         if text := os.environ.get(points.VARIABLE):
             node.reach = points.die_at(text, node.transport.node)
             if node.reach is not None:
                 steps.watch(partial(node.reach, points.AT))
-        node = run_loop(node, _backoff(mpi))
+        node = run_loop(node, Backoff(places.is_crowded))
         code, error = node.exit_code or 0, None
         # The others believe that this rank is dead: let it be true.
         if node.is_fenced:
@@ -119,24 +115,24 @@ def _refuse(mpi: ModuleType, what: str) -> NoReturn:
     raise LaunchError(what, where, remedy)
 
 
-def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> Node:
+def _make_node(
+    mpi: ModuleType, kind: type[App], config: Config, name: str, places: Places
+) -> Node:
     """Return this rank's node."""
     # The transport imports MPI, which must happen after its settings are made.
     from mpips.transport.mpi import MPITransport
 
-    comm = mpi.COMM_WORLD
     run = config.run
-    hosts, token = _hosts(comm)
-    roles = assign_roles(hosts, run.servers, max(1, run.workers), run.spares)
+    roles = assign_roles(places.hosts, run.servers, max(1, run.workers), run.spares)
     config = size_config(config, len(roles))
     config = check_model(kind, config)
-    transport = MPITransport(comm)
+    transport = MPITransport(mpi.COMM_WORLD)
     role = roles[transport.node]
     if role != "scheduler":
         member = MEMBERS[role](transport, time.monotonic, kind, config)
         # mpirun passes it on to all ranks; only the scheduler stops the job, whoever it is.
         signal.signal(signal.SIGUSR1, lambda *_: member.stop_soon("SIGUSR1"))
-        member.pulse = _start_pulse(token, transport.node, len(roles))
+        member.pulse = _start_pulse(places.token, transport.node, len(roles))
         member.console = Console(time.monotonic())
         return member
     console = Console(time.monotonic())
@@ -156,7 +152,7 @@ def _make_node(mpi: ModuleType, kind: type[App], config: Config, name: str) -> N
         transport, time.monotonic, kind, config, roles, folder, console, resume, acceptors
     )
     signal.signal(signal.SIGUSR1, lambda *_: node.machine.stop_soon("SIGUSR1"))
-    node.pulse = _start_pulse(token, transport.node, len(roles))
+    node.pulse = _start_pulse(places.token, transport.node, len(roles))
     return node
 
 
@@ -197,18 +193,6 @@ def _warn_of_deaths(library: str) -> str:
             f" Start instead: {whose}{mpirun.WITH_RECOVERY}")
 
 
-def _hosts(comm: "MPI.Comm") -> tuple[list[str], str]:
-    """Return the host name of each rank, and the job's token; the one collective of its life."""
-    mine = np.zeros(HOST_BYTES + TOKEN_BYTES, dtype=np.uint8)
-    name = socket.gethostname().encode()[:HOST_BYTES]
-    mine[: len(name)] = list(name)
-    mine[HOST_BYTES:] = list(os.urandom(TOKEN_BYTES))
-    everybodys = np.empty((comm.Get_size(), len(mine)), dtype=np.uint8)
-    comm.Allgather(mine, everybodys)
-    names = [bytes(row[:HOST_BYTES]).rstrip(b"\0").decode() for row in everybodys]
-    return names, everybodys[0, HOST_BYTES:].tobytes().hex()
-
-
 def _local_rank(mpi: ModuleType) -> int:
     """Return this rank's number on its host, as far as the launcher tells."""
     told = surroundings.local_rank()
@@ -217,12 +201,6 @@ def _local_rank(mpi: ModuleType) -> int:
 
 def _say(text: str) -> None:
     print(f"mpips: {text}", flush=True)
-
-
-def _backoff(mpi: ModuleType) -> Backoff:
-    """Return how this rank waits: politely where ranks outnumber cores."""
-    local = surroundings.local_size() or int(mpi.COMM_WORLD.Get_size())
-    return Backoff(crowded=local > surroundings.cores())
 
 
 def _give_up(mpi: ModuleType) -> NoReturn:

@@ -146,3 +146,14 @@ def test_spans_join_neighbours_and_keep_holes() -> None:
         1, [Piece(0, 1, 0, 2, 0), Piece(1, 1, 0, 3, 2), Piece(2, 2, 0, 0, 5), Piece(4, 1, 0, 1, 9)]
     )
     assert request.spans() == [(0, 5), (9, 10)]
+
+
+def test_large_pieces_that_lie_apart_travel_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slicing, "APART_BYTES_MIN", 80)
+    table = Table(name="w", size=40, segments=8)
+    # Ten keys of 8 bytes are large, five are not; of node 2 all are small.
+    owners = [1, 1, 2, 1, 1, 2, 1, 2]
+    requests = group(cut_range(table, 0, 40), owners, 8, table.segment_size)
+    spans = sorted((request.owner, request.spans()) for request in requests)
+    small = [(10, 15), (25, 30), (35, 40)]
+    assert spans == [(1, [(0, 10)]), (1, [(15, 25)]), (1, [(30, 35)]), (2, small)]

@@ -30,6 +30,7 @@ def request_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Let requests be whole, or cut into several by a tiny limit."""
     if request.param == "cut":
         monkeypatch.setattr(slicing, "REQUEST_BYTES_MAX", 40)
+        monkeypatch.setattr(slicing, "APART_BYTES_MIN", 20)
 
 
 @pytest.mark.usefixtures("request_size")
