@@ -1,4 +1,4 @@
-"""Named steps of writing, at which tests end the process: whatever a kill leaves must be readable.
+"""Named steps at which tests end the process: whatever a kill leaves on the disk must be readable.
 
 A step is reached by calling `reach` with its name. In an ordinary run that does nothing.
 """
@@ -19,6 +19,9 @@ STEPS = (
 )
 """A checkpoint's folder is made; a temporary file is there, has an item more, is filled, is on the
 disk, has its name, which is on the disk; an old checkpoint will go, has no manifest, is gone."""
+
+ORDER_STEPS = ("asked", "answering")
+"""A user's order is taken; what follows is decided, and it will be answered."""
 
 _hooks: list[Callable[[str], None]] = []
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mpips.errors import FileError, MissingInputError, UsageError
+from mpips.files.steps import reach
 from mpips.node.folder import CONFIG, read_result
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Control:
 
     def answer(self, name: str, text: str) -> None:
         """Answer an order that is decided, unless that has happened before."""
+        reach("answering")
         try:
             self._answer(name, {"text": text})
         except OSError as error:
@@ -80,6 +82,7 @@ class Control:
             return
         path.rename(asked)
         self._asked.add(path.stem)
+        reach("asked")
         problem = _follow(path.stem, _read(asked), follow)
         if problem:
             self._answer(path.stem, problem)

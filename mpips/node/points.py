@@ -2,8 +2,8 @@
 
 A point is "take NAME" and "taken NAME", before and after a message of that name is taken, or
 "send NAME" and "sent NAME", before and after one is handed to the transport. "at STEP" is a step
-of writing a checkpoint (see `mpips.files.steps`), and "during NAME" is a time after a message is
-taken, whatever the rank does then.
+of writing a checkpoint or of an order (see `mpips.files.steps`), and "during NAME" is a time after
+a message is taken, whatever the rank does then.
 """
 
 import os
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mpips.errors import ConfigError
-from mpips.files.steps import STEPS
+from mpips.files.steps import ORDER_STEPS, STEPS
 from mpips.wire.messages import MESSAGES, Message
 from mpips.wire.quiet import QUIET
 from mpips.wire.voting import VOTES
@@ -45,12 +45,12 @@ def die_at(text: str, node: int) -> Reach | None:
     number = signal.SIGSTOP if words[4:] == [STOP] else signal.SIGKILL
     is_point = len(words) == (5 if number == signal.SIGSTOP else 4) and (
         (words[1] in (*ACTIONS, DURING) and words[2] in NAMES)
-        or (words[1] == AT and words[2] in STEPS)
+        or (words[1] == AT and words[2] in (*STEPS, *ORDER_STEPS))
     )
     if not is_point or not (words[0] + words[3]).isdigit():
         remedy = (
             f"It reads NODE {'|'.join((*ACTIONS, DURING))} MESSAGE COUNT, as in 4 sent Replicate"
-            f" 10, or NODE {AT} {'|'.join(STEPS)} COUNT, and perhaps {STOP}."
+            f" 10, or NODE {AT} {'|'.join((*STEPS, *ORDER_STEPS))} COUNT, and perhaps {STOP}."
         )
         raise ConfigError(f"{VARIABLE}={text} names no point", "", remedy)
     if int(words[0]) != node:

@@ -12,6 +12,7 @@ from mpips.errors import ProtocolError
 from mpips.testing.faults import CALM, COPIES_MAX, Faults
 from mpips.transport.base import FRAMES_PER_POLL, Frame, Transport, as_bytes
 from mpips.wire.frame import Codec
+from mpips.wire.quiet import QUIET
 
 TAIL_FACTOR: Final = 100.0
 
@@ -21,6 +22,9 @@ ARRIVES: Final = 0.5
 BODY: Final = 16
 TAG_BYTES: Final = 4
 """A message is an array whose first element, below 128, says its type, after 1 to 3 bytes."""
+
+UNCOUNTED: Final = frozenset(kind.__name__ for kind in QUIET)
+"""The names of messages that no count of frames waits for."""
 
 DELAY_S_MAX: Final = 10.0
 """No frame takes longer: the scheduler gives nodes 30 s to stop, and 120 s to come."""
@@ -184,9 +188,13 @@ class Network:
             self._inboxes[dest].append((copy, frame))
 
     def _lose_frame(self, dest: int, copy: int, frame: Frame) -> None:
-        """Complain of a frame that nobody will ever see, if it had to be here."""
-        if not copy and frame[0] not in self._deaths and dest not in self._deaths:
-            name = self._name(frame)
+        """Complain of a frame that nobody will ever see, if it had to be here.
+
+        What is about the shrink itself nobody waits for: it has been asked again, and answered.
+        """
+        name = self._name(frame)
+        is_needed = not copy and name not in UNCOUNTED
+        if is_needed and frame[0] not in self._deaths and dest not in self._deaths:
             raise ProtocolError(f"a shrink has lost a {name} of node {frame[0]} for node {dest}")
 
     def _name(self, frame: Frame) -> str:

@@ -27,12 +27,14 @@ class Story:
         roles: of the nodes in the end.
         die_at: the point at which a rank dies.
         every_s: seconds between checkpoints; 0: there are none.
+        steps: of the job.
     """
 
     orders: tuple[tuple[float, str], ...]
     roles: dict[int, str]
     die_at: str = ""
     every_s: float = 0.0
+    steps: int = 90
 
 
 START = {0: "scheduler", 1: "worker", 2: "worker", 3: "spare", 4: "spare", 5: "server",
@@ -80,12 +82,19 @@ STORIES = {
         but(6, n3="server"),
         die_at="6 sent Handed 0",
     ),
+    "the scheduler dies that has heard, before anything is decided": Story(
+        ((0.1, "add-server"),), but(0, n3="server"), die_at="0 at asked 0", steps=45
+    ),
+    "the scheduler dies that has decided, before it answers": Story(
+        ((0.1, "add-server"),), but(0, n3="server"), die_at="0 at answering 0", steps=45
+    ),
 }
 
 
 # Parts of longer stories, and what the simulated jobs tell too.
 FOR_SOAKS = ("a server comes", "a server comes, another goes", "a server comes and goes and comes",
-             "the source dies before it hands over")
+             "the source dies before it hands over",
+             "the scheduler dies that has decided, before it answers")
 EACH = [pytest.param(name, marks=[pytest.mark.soak] * (name in FOR_SOAKS)) for name in STORIES]
 
 
@@ -96,7 +105,7 @@ def test_job_goes_on_while_nodes_come_and_go(name: str, tmp_path: Path) -> None:
     story = STORIES[name]
     plan = Plan("orders", 1, **SIZES, expected=RIGHT, strikes=(), every_s=story.every_s)
     # Orders are processes of their own, which start slowly on a busy machine.
-    settings = ("model.steps=90", "model.pause_s=0.02")
+    settings = (f"model.steps={story.steps}", "model.pause_s=0.02")
     with Job(plan, tmp_path, *settings, die_at=story.die_at) as job:
         assert job.await_work(), (tmp_path / "output").read_text()
         for share, order in story.orders:

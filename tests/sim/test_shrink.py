@@ -9,16 +9,18 @@ import pytest
 
 from mpips.core.machine import Effect
 from mpips.core.quieting import Quieting
+from mpips.errors import ProtocolError
 from mpips.node.loop import Node
 from mpips.node.scheduler import SchedulerNode
 from mpips.node.worker import WorkerNode
 from mpips.testing.cluster import Simulation
 from mpips.testing.faults import CALM
-from mpips.testing.network import Network
+from mpips.testing.network import DELAY_S_MAX, Network
 from mpips.testing.trial import Shape, Trial, draw_setup, play_trial
 from mpips.transport.base import Frame
-from mpips.wire.messages import Message
-from mpips.wire.quiet import Drained, Shrink, Shrunk
+from mpips.wire.frame import Codec
+from mpips.wire.messages import Beat, Message
+from mpips.wire.quiet import Drained, Halt, Shrink, Shrunk
 
 SHAPE = Shape(servers=3, workers=3, spares=1, replicas=1)
 SEEDS = 6
@@ -140,6 +142,25 @@ def test_who_waits_in_a_shrink_for_one_who_gave_up_is_ended_by_the_watchdog() ->
             assert inside <= dead, seed
             ended += 1
     assert ended
+
+
+def late(message: Message) -> None:
+    """Let a message be sent before a shrink of two nodes, and arrive after it."""
+    network = Network(2, np.random.default_rng(1))
+    one, other = network.transports()
+    one.send(1, Codec().encode(message)[0])
+    for transport in (one, other):
+        transport.shrink([], lambda: None)
+    while network.advance(DELAY_S_MAX) is not None:
+        pass
+    assert other.poll() == []
+
+
+def test_frame_that_a_shrink_loses_is_told_unless_nobody_waits_for_it() -> None:
+    # One that is asked a second time answers that, and may shrink before the first comes.
+    late(Halt(epoch=1, number=1, attempt=1))
+    with pytest.raises(ProtocolError, match="lost a Beat of node 0 for node 1"):
+        late(Beat(epoch=1, moved=[]))
 
 
 def test_shrink_without_counts_that_match_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
