@@ -35,7 +35,9 @@ SCRIPT = """\
 # the daemons of mpirun, which it ends.
 #SBATCH --signal=B:USR1@{warning}
 # Where a node fails, the job goes on from its last checkpoint on the nodes that are left. If it was
-# the node of this script, Slurm starts the job again.
+# the node of this script, it is started again, on as many nodes as it had. Where fewer shall do,
+# ask above for whole nodes and a range, --exclusive and --nodes=2-4, and for no number of tasks,
+# which Slurm would keep: mpips starts as many ranks as there is room for.
 #SBATCH --no-kill
 #SBATCH --requeue
 # Keep what was said before.
@@ -47,6 +49,17 @@ SCRIPT = """\
 
 # A job that is started again has the same number, and so the same folder.
 RUN={run}
+
+# With --no-kill, Slurm takes the job for running also when the node of this script has failed. So
+# another node looks after it, and has the job started again.
+if [ "${{SLURM_JOB_NUM_NODES:-1}}" -gt 1 ]; then
+    srun --overlap --nodes=1 --ntasks=1 --relative=1 --output=none bash -c '
+        while sleep 30; do
+            NODES=$(squeue -h -j "$SLURM_JOB_ID" -o %N) && [ -n "$NODES" ] &&
+                HOSTS=$(scontrol show hostnames "$NODES") &&
+                ! grep -qx "$0" <<< "$HOSTS" && scontrol requeue "$SLURM_JOB_ID"
+        done' "$SLURMD_NODENAME" 2> /dev/null &
+fi
 
 # mpips starts mpirun by itself, and passes signals on. A shell runs a trap only between two
 # commands, or while it waits: so the work is done in the background.

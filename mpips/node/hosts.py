@@ -1,4 +1,4 @@
-"""The hosts of an allocation: those that were lost are left out when a job starts again.
+"""The hosts of an allocation: a job has as many ranks as fit, and leaves out hosts that were lost.
 
 Only hosts that could be reached at the start, and cannot be any more, count as lost: a network
 may let nobody through to others from the beginning.
@@ -30,7 +30,7 @@ SILENT, REFUSES, ANSWERS = 0, 1, 2
 
 @dataclass(frozen=True)
 class Choice:
-    """What a job starts with again.
+    """What a job starts with.
 
     Attributes:
         hosts: with their slots, as mpirun wants them; empty: all there are.
@@ -47,6 +47,9 @@ class Choice:
         run, was = self.config.run, before.run
         names = ("servers", "workers", "spares", "logical_workers")
         changed = [name for name in names if getattr(run, name) != getattr(was, name)]
+        # Where nobody has said how many logical workers there are, they are as many as workers.
+        if "workers" in changed and "logical_workers" not in changed:
+            changed.append("logical_workers")
         pairs = [["--set", assign(f"run.{name}", getattr(run, name))] for name in changed]
         return [word for pair in pairs for word in pair]
 
@@ -58,6 +61,10 @@ class Hosts:
         self._slots = find_slots()
         self._port = SLURM_PORT if "SLURM_JOB_ID" in os.environ else SSH_PORT
         self._first = self._look()
+
+    def begin(self, config: Config) -> Choice:
+        """Return what the job starts with first; where it has no room at all, mpirun says so."""
+        return choose(self._slots, (), config) or Choice((), config)
 
     def choose(self, config: Config) -> Choice | None:
         """Return what the job starts with again; None if too few hosts are left."""
@@ -74,7 +81,7 @@ class Hosts:
 
 
 def choose(slots: Mapping[str, int], lost: Collection[str], config: Config) -> Choice | None:
-    """Return what a job starts with on the hosts that are left; None if they are too few.
+    """Return what a job starts with on the hosts that there are; None if they are too few.
 
     It needs a scheduler, a server and a worker. Spares are given up first, then workers and
     servers, of whom there are more; logical workers stay as many, so that a checkpoint fits.
@@ -85,9 +92,11 @@ def choose(slots: Mapping[str, int], lost: Collection[str], config: Config) -> C
         config: the effective one of the job.
     """
     left = {host: count for host, count in slots.items() if host not in lost}
-    if len(left) == len(slots):
+    is_whole, room = len(left) == len(slots), sum(left.values())
+    # A single host has room for more ranks than cores.
+    if is_whole and (len(left) <= 1 or rank_count(config) <= room):
         return Choice((), config)
-    smaller = fit(config, sum(left.values()))
+    smaller = fit(config, room)
     if smaller is None:
         return None
     run, was = smaller.run, config.run
@@ -96,9 +105,11 @@ def choose(slots: Mapping[str, int], lost: Collection[str], config: Config) -> C
     without = [f"{count} {name[:-1] if count == 1 else name}"
                for name, count in fewer.items() if count]  # fmt: skip
     note = f"{_list([host for host in slots if host in lost])} cannot be reached any more; "
+    note = "there is no room for more ranks; " if is_whole else note
     note += f"{rank_count(smaller)} ranks start on {_list(list(left))}"
     note += f", without {_list(without)}" if without else ""
-    return Choice(tuple(f"{host}:{count}" for host, count in left.items()), smaller, note)
+    names = () if is_whole else tuple(f"{host}:{count}" for host, count in left.items())
+    return Choice(names, smaller, note)
 
 
 def fit(config: Config, room: int) -> Config | None:

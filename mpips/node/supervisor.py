@@ -90,7 +90,7 @@ class Supervisor:
     def run(self) -> dict[str, Any] | None:
         """Run the job, with restarts, and return what its result file says; None: there is none."""
         hosts = Hosts()
-        result = self._try(self.arguments, Choice((), self.config))
+        result = self._try((), hosts.begin(self.config))
         for past in range(self.config.recovery.restarts):
             if not self._was_lost(result) or self.signals.came or not self._may_restart():
                 break
@@ -107,13 +107,10 @@ class Supervisor:
             if choice is None:
                 print("mpips: too few hosts are left to start again", file=sys.stderr, flush=True)
                 break
-            if choice.note:
-                print(f"mpips: {choice.note}", file=sys.stderr, flush=True)
             self.attempt += 1
             make_folder(self.folder, is_resumed=True)
             words = ["--set", assign("run.resume", AUTO)] if goes_on else []
-            words += choice.words(self.config)
-            result = self._try([*self.arguments, *words], choice)
+            result = self._try(words, choice)
         return self._judge(result) if self.signals.came and self._was_lost(result) else result
 
     def _judge(self, result: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -125,8 +122,11 @@ class Supervisor:
         stopped = {"exit_code": STOPPED_AT_CHECKPOINT}
         return stopped if has_checkpoint(self.folder) else result
 
-    def _try(self, words: Sequence[str], choice: Choice) -> dict[str, Any] | None:
-        """Run the ranks, and return what they have left as their result."""
+    def _try(self, more: Sequence[str], choice: Choice) -> dict[str, Any] | None:
+        """Run the ranks, with more arguments, and return what they have left as their result."""
+        if choice.note:
+            print(f"mpips: {choice.note}", file=sys.stderr, flush=True)
+        words = [*self.arguments, *more, *choice.words(self.config)]
         ranks, hosts = rank_count(choice.config), choice.hosts
         if self.program is None:
             start = mpirun.prepare_mpips(ranks, words, hosts=hosts, attempt=self.attempt)

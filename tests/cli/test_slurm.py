@@ -28,6 +28,15 @@ while :; do sleep 0.02; done
 FALSE_SCONTROL = '#!/bin/bash\necho "scontrol $*" >> called\n'
 
 
+# A Slurm that says which nodes a job has left, and looks three times.
+FALSE_SRUN = '#!/bin/bash\nwhile [ "$1" != bash ]; do shift; done\nexec "$@"\n'
+FALSE_SQUEUE = "#!/bin/bash\ncat nodes\n"
+FALSE_SLEEP = "#!/bin/bash\necho >> sleeps\n[ $(wc -l < sleeps) -lt 4 ]\n"
+FALSE_HOSTNAMES = """#!/bin/bash
+if [ "$1" = show ]; then tr , '\\n' <<< "$3"; else echo "scontrol $*" >> called; fi
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with a config, in which this process is."""
@@ -44,10 +53,11 @@ def write(folder: Path, *words: str) -> str:
     return (folder / "job.sbatch").read_text("utf-8")
 
 
-def false_tools(folder: Path) -> dict[str, str]:
+def false_tools(folder: Path, **more: str) -> dict[str, str]:
     """Write programs that note how they are called, and return an environment that finds them."""
     (folder / "bin").mkdir()
-    for name, text in (("python3", FALSE_PYTHON), ("scontrol", FALSE_SCONTROL)):
+    tools = {"python3": FALSE_PYTHON, "scontrol": FALSE_SCONTROL} | more
+    for name, text in tools.items():
         path = folder / "bin" / name
         path.write_text(text)
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -109,6 +119,24 @@ def test_signal_reaches_the_job_and_its_exit_code_the_queue(signals: int, folder
             job.kill()
     called = (folder / "called").read_text().splitlines()[1:]
     assert called == ["signalled", "scontrol requeue 7"]
+
+
+@pytest.mark.parametrize(("nodes", "requeues"), [("a1,b2", 0), ("b2", 3), ("a10", 3), ("", 0)])
+def test_other_node_has_the_job_started_again_if_the_one_of_the_script_is_lost(
+    nodes: str, requeues: int, folder: Path
+) -> None:
+    write(folder)
+    tools = false_tools(folder, srun=FALSE_SRUN, squeue=FALSE_SQUEUE, sleep=FALSE_SLEEP,
+                        scontrol=FALSE_HOSTNAMES)  # fmt: skip
+    (folder / "code").write_text("0")
+    (folder / "nodes").write_text(nodes)
+    environment = tools | {"SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "a1"}
+    # What looks goes on when the script has ended, which Slurm would end.
+    subprocess.run(["bash", "job.sbatch"], cwd=folder, env=environment, timeout=SECONDS,
+                   stdout=subprocess.PIPE, check=True)  # fmt: skip
+    assert len((folder / "sleeps").read_text().splitlines()) == 4
+    called = (folder / "called").read_text().splitlines()
+    assert called.count("scontrol requeue 7") == requeues
 
 
 def test_ranks_of_nodes_are_shared_out(folder: Path) -> None:

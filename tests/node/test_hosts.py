@@ -58,8 +58,8 @@ def test_logical_workers_stay_so_that_the_checkpoint_fits() -> None:
     choice = chosen({"a"}, job)
     run = choice.config.run
     assert (run.servers, run.workers, run.logical_workers) == (2, 3, 6)
-    assert choice.words(job) == ["--set", "run.workers=3"]
-    # Where nobody had said how many there are, the ranks have to be told.
+    # The ranks have to be told: they do not know how many workers there were.
+    assert choice.words(job) == ["--set", "run.workers=3", "--set", "run.logical_workers=6"]
     open_job = parse("", "", ["run.servers=2", "run.workers=6"])
     words = chosen({"a"}, open_job).words(open_job)
     assert words == ["--set", "run.workers=3", "--set", "run.logical_workers=6"]
@@ -77,6 +77,27 @@ def test_smaller_job_has_all_roles_and_fills_the_room(room: int) -> None:
     assert min(smaller.run.servers, smaller.run.workers) >= 1
     if smaller.run.spares:
         assert (smaller.run.servers, smaller.run.workers) == (3, 4)
+
+
+def test_job_begins_with_as_many_ranks_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "find_slots", lambda: SLOTS)
+    monkeypatch.setattr(hosts, "look", lambda host, port: ANSWERS)
+    there, large, fits = Hosts(), config(3, 10, 2), config(3, 4, 2)
+    assert there.begin(fits) == Choice((), fits)
+    choice = there.begin(large)
+    # All hosts are there: mpirun need not be told. The checkpoint of a larger one fits, too.
+    assert choice.hosts == ()
+    assert choice.words(large) == ["--set", "run.workers=6", "--set", "run.spares=0",
+                                   "--set", "run.logical_workers=10"]  # fmt: skip
+    assert choice.note == ("there is no room for more ranks; 10 ranks start on a, b, c,"
+                           " without 2 spares, 4 workers")  # fmt: skip
+    # Nor is a single host too small, nor one of which nothing is known.
+    for known in ({"a": 1}, {}):
+        monkeypatch.setattr(hosts, "find_slots", lambda known=known: known)
+        assert Hosts().begin(large) == Choice((), large)
+    # Where there is no room at all, mpirun says what it has.
+    monkeypatch.setattr(hosts, "find_slots", lambda: {"a": 1, "b": 1})
+    assert Hosts().begin(large) == Choice((), large)
 
 
 def test_too_few_hosts_are_none() -> None:

@@ -286,6 +286,7 @@ def test_job_starts_again_on_the_hosts_that_are_left(
     class Known(Hosts):
         def __init__(self) -> None:
             self.looked = 0
+            self._slots = slots
 
         def choose(self, config: Config) -> Choice | None:
             self.looked += 1
