@@ -27,6 +27,9 @@ SUITES = {
 UNSTEADY = ("run", "kill", "slurm")
 # Their tests are alone in their process, so that each core can run some of them.
 PARALLEL = ("unit", "sim")
+# Their tests start jobs of about six ranks, which wait half of the time.
+JOBS = ("run", "kill")
+JOB_CORES = 4
 MPI_SIZES = (2, 4)
 APART = ("tidy", "sim", "mpi", "run", "kill", "slurm")
 FAILED = 1
@@ -111,22 +114,29 @@ def steps(suites: Sequence[str], expression: str, stop: bool, seed: int) -> Iter
         if suite == "unit":
             ignored = [f"--ignore={ROOT / 'tests' / name}" for name in APART]
             ignored += ["-m", "not rates"]
-            command = pytest(*options, *workers(), *ignored, "tests")
+            command = pytest(*options, *spread(suite), *ignored, "tests")
             yield Step(suite, "pytest", command, environment)
         elif suite == "mpi" and any(folder.rglob("test_*.py")):
             yield from (mpi_step(size, options) for size in MPI_SIZES)
         elif suite == "slurm" and shutil.which("sbatch") is None:
             continue
         elif any(folder.rglob("test_*.py")):
-            command = pytest(*options, *(workers() if suite in PARALLEL else ()), str(folder))
-            again = (*command, "--last-failed") if suite in UNSTEADY else ()
+            command = pytest(*options, *spread(suite), str(folder))
+            alone = pytest(*options, str(folder), "--last-failed")
+            again = alone if suite in UNSTEADY else ()
             yield Step(suite, "pytest", command, environment, again=again)
 
 
-def workers() -> tuple[str, ...]:
-    """Return the options that let pytest use all cores, each for a part of the tests."""
+def spread(suite: str) -> tuple[str, ...]:
+    """Return the options that let pytest use all cores, each for a part of a suite's tests."""
     cores = surroundings.cores()
-    return ("-n", str(cores), "--dist", "worksteal") if cores > 1 else ()
+    if cores > 1 and suite in PARALLEL:
+        return ("-n", str(cores), "--dist", "worksteal")
+    if cores > 1 and suite in JOBS:
+        # Tests are given out one by one, since some take as long as many others.
+        count = str(max(2, cores // JOB_CORES))
+        return ("-n", count, "--dist", "loadgroup", "--maxschedchunk=1")
+    return ()
 
 
 def pytest(*options: str) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ class Settings(ledger.Settings, frozen=True, kw_only=True):
         pause_s: how long a worker computes before each push.
     """
 
-    steps: int = 40
+    steps: int = 24
     pushes: int = 3
     pause_s: float = 0.01
 

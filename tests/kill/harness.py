@@ -37,7 +37,9 @@ from tests.run.jobs import environment, processes_of, write_rows
 
 START_S, PATIENCE_S, LEAVING_S, ENDING_S = 120.0, 100.0, 10.0, 20.0
 STACK_LINES = 80
-LOOK_S = 0.002
+# How often processes are looked for, and how often the files of a job are read, whose ranks need
+# the processor themselves.
+LOOK_S, READ_S = 0.01, 0.03
 MODEL = "tests.kill.app:KeptLedger"
 
 
@@ -143,10 +145,17 @@ class Job:
         """Wait for a condition, and return whether it came before the job's end or a deadline."""
         deadline = time.monotonic() + seconds
         while not condition():
-            if self.launcher.poll() is not None or time.monotonic() > deadline:
+            if not self.lasts(min(READ_S, deadline - time.monotonic())):
                 return False
-            time.sleep(LOOK_S)
+            if time.monotonic() > deadline:
+                return False
         return True
+
+    def lasts(self, seconds: float) -> bool:
+        """Wait for a while, and return whether the job is not over by then."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.launcher.wait(max(0.0, seconds))
+        return self.launcher.returncode is None
 
     def await_work(self) -> bool:
         """Learn who has which role and process, once some of the work is done."""
@@ -176,8 +185,7 @@ class Job:
         if strike.shrunk and not self.until(self.is_shrunk, PATIENCE_S):
             return False
         if strike.after_s:
-            self.until(lambda: False, strike.after_s)
-            return self.launcher.poll() is None
+            return self.lasts(strike.after_s)
         return self.until(lambda: self.share() >= strike.share, PATIENCE_S)
 
     def is_healed(self) -> bool:
@@ -250,14 +258,14 @@ def run_plan(
     report, late = Report(plan), list(map(str, plan.strikes))
     with Job(plan, home, *settings, die_at=die_at) as job:
         if die_at and not plan.strikes:
-            job.until(lambda: False, START_S + patience_s)
+            job.lasts(START_S + patience_s)
         elif job.await_work():
             for strike in plan.strikes:
                 if not job.await_moment(strike):
                     break
                 report.struck.append(job.strike(strike))
                 del late[0]
-            job.until(lambda: False, patience_s)
+            job.lasts(patience_s)
         has_ended = job.launcher.poll() is not None
         report.seconds = time.monotonic() - job.began
         report.ranks = job.fates()

@@ -118,7 +118,9 @@ def test_demo_goes_on_when_its_scheduler_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("victim", "number"), [("worker", 1), ("server", 4)])
+@pytest.mark.parametrize(("victim", "number"), [
+    pytest.param("worker", 1, marks=pytest.mark.soak), ("server", 4),
+])  # fmt: skip
 def test_demo_goes_on_without_the_rank_that_it_kills(
     victim: str, number: int, tmp_path: Path
 ) -> None:

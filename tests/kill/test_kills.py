@@ -17,10 +17,15 @@ from tests.run.jobs import processes_of
 SHRINKS = {"server": 1, "worker": 1, "spare": 1, "scheduler": 1, "shrunk": 2}
 """How often jobs of the first seed go on on a smaller communicator; others may end before."""
 
+# Parts of longer stories: `pause` without a mistake is calm, `shrunk` kills a server and then a
+# worker, `two` and `during` kill two at once and two servers.
+FOR_SOAKS = ("calm", "server", "worker", "servers")
+EACH = [pytest.param(kind, marks=[pytest.mark.soak] * (kind in FOR_SOAKS)) for kind in KINDS]
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_job_ends_as_it_must(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     seed = request.config.getoption("--seed")
     report = run_plan(draw_plan(kind, seed), tmp_path / "job")

@@ -14,6 +14,9 @@ from tests.kill.harness import KILL, Job
 from tests.kill.plans import RIGHT, Plan, Strike
 from tests.run.jobs import mpips, processes_of, result_of, weights_of, write_rows
 
+# One process has the calm job to compare with.
+pytestmark = pytest.mark.xdist_group("linear")
+
 CLOSE, LOGICAL = 1e-4, 3
 PATIENCE_S = 60.0
 SETTINGS = ["data.train=many.h5", "data.test=many.h5", "model.block=6", "model.l1=1"]
@@ -86,7 +89,9 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("policy", "spares"), [("replace", 1), ("spread", 0)])
+@pytest.mark.parametrize(("policy", "spares"), [
+    pytest.param("replace", 1, marks=pytest.mark.soak), ("spread", 0),
+])  # fmt: skip
 def test_job_ends_like_the_one_without_when_a_server_and_a_worker_are_killed(
     policy: str, spares: int, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,7 +111,7 @@ def test_job_ends_like_the_one_without_when_a_server_and_a_worker_are_killed(
         time.sleep(0.1)
         struck.append(job.strike(Strike(KILL, (("worker", 0),))))
         assert job.until(lambda: job.has_said("lost", 2), PATIENCE_S), struck
-        job.until(lambda: False, PATIENCE_S)
+        job.lasts(PATIENCE_S)
         said = "\n".join([*struck, *job.fates(), (home / "output").read_text("utf-8", "replace")])
         assert job.launcher.poll() == 0, said
     result = result_of(job.folder)
@@ -122,7 +127,8 @@ def test_job_ends_like_the_one_without_when_a_server_and_a_worker_are_killed(
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("setting", "said", "checkpoints"), [
     ("checkpoint.every_iterations=4", "starts again from its last checkpoint", 1),
-    ("checkpoint.every_s=600", "starts again from its beginning", 0),
+    pytest.param("checkpoint.every_s=600", "starts again from its beginning", 0,
+                 marks=pytest.mark.soak),
 ])  # fmt: skip
 def test_job_all_ranks_of_which_are_killed_at_once_is_started_again_and_ends_right(
     setting: str, said: str, checkpoints: int, calm: Path, tmp_path: Path,
@@ -141,7 +147,7 @@ def test_job_all_ranks_of_which_are_killed_at_once_is_started_again_and_ends_rig
         for rank in job.ranks.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(rank.process, KILL)
-        job.until(lambda: False, PATIENCE_S)
+        job.lasts(PATIENCE_S)
         output = (home / "output").read_text("utf-8", "replace")
         assert job.launcher.poll() == 0, output
     assert said in output

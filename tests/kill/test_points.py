@@ -49,16 +49,20 @@ def draw(seed: int) -> list[tuple[int, str, int]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("place", range(AT_ONCE))
+@pytest.mark.parametrize(("place", "shrink"), [
+    (0, "never"), pytest.param(1, "quiet", marks=pytest.mark.soak),
+])  # fmt: skip
 def test_job_ends_right_wherever_a_rank_dies(
-    place: int, request: pytest.FixtureRequest, tmp_path: Path
+    place: int, shrink: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     seed = request.config.getoption("--seed")
     node, point, count = draw(seed)[place]
     plan = Plan("point", seed, **SIZES, expected=RIGHT, strikes=())
-    report = run_plan(plan, tmp_path / "job", die_at=f"{node} {point} {count}")
+    report = run_plan(plan, tmp_path / "job", f"recovery.shrink={shrink}",
+                      die_at=f"{node} {point} {count}")  # fmt: skip
     print(node, point, count)
     assert report.is_as_expected, f"node {node} at {point} {count}\n{report}"
+    assert shrink == "quiet" or report.shrinks == 0
 
 
 def test_process_dies_at_its_point_and_at_no_other() -> None:

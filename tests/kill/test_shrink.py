@@ -1,6 +1,7 @@
-"""Real jobs do not shrink where that is not wanted, and never hang where it fails.
+"""Real jobs never hang where a shrink fails.
 
-That they go on on a smaller communicator after each kind of death is told in `test_kills.py`.
+That they go on on a smaller communicator after each kind of death is told in `test_kills.py`, and
+that they do not where that is not wanted in `test_points.py`.
 """
 
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from mpips.node.folder import read_result
 from tests.kill.harness import Report, run_plan
-from tests.kill.plans import KILL, RIGHT, Plan, Strike, draw_plan
+from tests.kill.plans import KILL, RIGHT, Plan, Strike
 from tests.run.jobs import processes_of
 
 SEED = 1
@@ -25,12 +26,6 @@ def counter(report: Report, folder: Path, name: str = "shrinks") -> int:
     result = read_result(folder / "job" / "out")
     assert result is not None
     return int(result["counters"][name])
-
-
-@pytest.mark.slow
-def test_nothing_is_shrunk_where_that_is_not_wanted(tmp_path: Path) -> None:
-    report = run_plan(draw_plan("server", SEED), tmp_path / "job", "recovery.shrink=never")
-    assert counter(report, tmp_path) == 0
 
 
 @pytest.mark.slow
@@ -65,7 +60,9 @@ def test_rank_that_stops_before_it_shrinks_ends_in_a_restart_and_in_no_hang(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("point", [
-    "0 take Shrink", pytest.param("1 take Shrink", marks=pytest.mark.soak), "3 during Shrink",
+    pytest.param("0 take Shrink", marks=pytest.mark.soak),
+    pytest.param("1 take Shrink", marks=pytest.mark.soak),
+    "3 during Shrink",
 ])  # fmt: skip
 def test_death_inside_the_shrink_ends_right_in_place_or_by_restart(
     point: str, tmp_path: Path

@@ -12,8 +12,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from mpips.apps.linear.exact import ExactLinear
+from mpips.config import assign, parse
 from mpips.files.csr import CsrWriter
 from mpips.node import mpirun, surroundings
+from mpips.node.folder import RunFolder
+from mpips.node.local import run_local
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 200
@@ -49,6 +53,13 @@ def under_mpirun(ranks: int, folder: Path, *program: str) -> Done:
     """Run a Python program as ranks of an mpirun of the user's, which knows nothing of mpips."""
     command = [mpirun.find().path, "-n", str(ranks), sys.executable, *program]
     return run(command, folder, **mpirun.settings(ranks, local=True))
+
+
+def train_here(rows: Path, out: Path, *settings: str) -> Path:
+    """Train as `mpips train ROWS` does, but in this process, to the same bits as on any ranks."""
+    config = parse("", "", [assign("data.train", str(rows)), *settings])
+    run_local(ExactLinear, config, RunFolder(out, config))
+    return out
 
 
 def write_rows(

@@ -139,16 +139,20 @@ def test_run_that_dies_without_a_word_is_a_failure(
     assert "FAILED tests/wire/test_it.py::test_crash" in out or cores == 1
 
 
-@pytest.mark.parametrize("cores", [1, 2])
-def test_tests_without_further_processes_use_all_cores(
-    cores: int, checkout: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("cores", "jobs"), [(1, 0), (2, 2), (16, 4)])
+def test_tests_use_all_cores_and_those_of_jobs_fewer_at_a_time(
+    cores: int, jobs: int, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(surroundings, "cores", lambda: cores)
     for folder in ("sim", "run", "kill"):
         write(checkout, folder, GOOD)
-    spread = [step.suite for step in suites.steps(list(suites.SUITES), "", False, 1)
-              if ("-n", str(cores)) in pairwise(step.command)]
-    assert spread == (["unit", "sim"] if cores > 1 else [])
+    found = {}
+    for step in suites.steps(list(suites.SUITES), "", False, 1):
+        found[step.suite] = [int(b) for a, b in pairwise(step.command) if a == "-n"]
+        # What has failed is run again alone.
+        assert "-n" not in step.again or step.suite == "mpi"
+    many, some = ([cores], [jobs]) if cores > 1 else ([], [])
+    assert [found[suite] for suite in ("unit", "sim", "run", "kill")] == [many, many, some, some]
 
 
 @pytest.mark.slow

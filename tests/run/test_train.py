@@ -14,7 +14,8 @@ from mpips.node.folder import RunFolder
 from mpips.node.local import run_local
 from tests.run.jobs import Done, mpips, result_of, under_mpirun, weights_of, write_rows
 
-pytestmark = pytest.mark.slow
+# One process has the module's fixtures.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("train")]
 
 SIZES = [(1, 1, "off"), (1, 2, "off"), (3, 4, "off"), (3, 4, "lz4")]
 

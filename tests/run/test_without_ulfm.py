@@ -16,16 +16,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpips.apps.linear.exact import ExactLinear
-from mpips.config import assign, parse
 from mpips.errors import MissingInputError
 from mpips.fetch import fetch_pip
 from mpips.node import mpirun
-from mpips.node.folder import RunFolder
-from mpips.node.local import run_local
-from tests.run.jobs import ROOT, Done, mpips, result_of, run, under_mpirun, weights_of, write_rows
+from tests.run.jobs import (
+    ROOT,
+    Done,
+    mpips,
+    result_of,
+    run,
+    train_here,
+    under_mpirun,
+    weights_of,
+    write_rows,
+)
 
-pytestmark = pytest.mark.slow
+# One process has the module's fixtures.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mpich")]
 
 WHEEL = "mpich==5.0.2"
 SECONDS_TO_FETCH = 60
@@ -72,11 +79,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def right(folder: Path) -> Path:
     """The run folder of the same job in one process, which needs no MPI."""
-    texts = [assign("data.train", str(folder / "rows.h5")), "run.logical_workers=2"]
-    config = parse("", "", texts)
-    run_local(ExactLinear, config, RunFolder(folder / "right", config))
-    assert weights_of(folder / "right").any()
-    return folder / "right"
+    found = train_here(folder / "rows.h5", folder / "right", "run.logical_workers=2")
+    assert weights_of(found).any()
+    return found
 
 
 def check(done: Done, out: Path, right: Path) -> None:
