@@ -54,7 +54,7 @@ def config_for(path: Path, *settings: str) -> Config:
 
 @pytest.mark.slow
 def test_bound_step_converges_at_a_delay_where_the_fixed_step_does_not(problem: Path) -> None:
-    """NIPS 2014, Theorem 2, at tau = 16 and after 1,800 block updates; at tau = 0 both do."""
+    """NIPS 2014, Theorem 2, after 1,800 and 600 block updates at tau = 16; at tau = 0 both do."""
     best = run_local(ExactLinear, config_for(problem))["objective"]
 
     def distance(*settings: str) -> float:
@@ -63,8 +63,8 @@ def test_bound_step_converges_at_a_delay_where_the_fixed_step_does_not(problem: 
 
     # One goes down slowly, the other goes up and down, and is soon there without the delay.
     assert distance("sync.max_delay=16", "model.step=bound") < 0.1
-    assert distance("sync.max_delay=16", "model.step=fixed") > 0.5
-    assert distance("sync.max_delay=0", "model.step=fixed", "model.passes=200") < 1e-3
+    assert distance("sync.max_delay=16", "model.step=fixed", "model.passes=100") > 0.5
+    assert distance("sync.max_delay=0", "model.step=fixed", "model.passes=100") < 5e-3
 
 
 def serial_weights(path: Path, max_delay: int, passes: int, parts: int = 2) -> Any:

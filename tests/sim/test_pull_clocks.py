@@ -23,7 +23,7 @@ from mpips.wire.types import KeyArray
 from tests.sim.jobs import job
 
 KEYS, CALLS, PUSHES, WORKERS = 16, 4, 3, 3
-SEEDS = range(20)
+SEEDS = range(12)
 
 Look = tuple[Any, list[list[Piece]]]
 

@@ -122,7 +122,7 @@ def check(folder: Path, whole: dict[str, Any]) -> int:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("late")
-@pytest.mark.parametrize("kills", [0, 1])
+@pytest.mark.parametrize("kills", [pytest.param(0, marks=pytest.mark.soak), 1])
 def test_checkpoint_is_of_its_moment_while_segments_move(
     kills: int, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
