@@ -163,6 +163,7 @@ def play_lost_promise() -> Trial:
     return play_trial(4, replace(setup, settings=settings, faults=faults, silence_s=0.5))
 
 
+@pytest.mark.slow
 def test_acceptor_that_has_promised_to_a_failed_candidate_counts_when_others_die(
     lost_promise: list[int],
 ) -> None:
@@ -176,6 +177,7 @@ def test_acceptor_that_has_promised_to_a_failed_candidate_counts_when_others_die
     assert run.simulation.scheduler.result["failures"] == 2
 
 
+@pytest.mark.slow
 def test_leader_that_claims_no_higher_ballot_is_caught(
     lost_promise: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
