@@ -45,6 +45,8 @@ class Run(Section, frozen=True, kw_only=True):
         logical_workers: parts of the data, each with its own random stream and clock; fixed for
             the life of a run, so that its result does not depend on the ranks. 0: `workers`.
         spares: ranks that wait until another one dies, and take its role.
+        server_cores: cores of each server for long messages. More: a server of its own host is
+            not held up by adding; ranks are bound to no core then.
         seed: of everything random.
         resume: a run folder or one of its checkpoints, where this run goes on; "auto": the last
             checkpoint in its own folder, if there is one.
@@ -60,6 +62,7 @@ class Run(Section, frozen=True, kw_only=True):
     workers: CountOrNone = 0
     logical_workers: CountOrNone = 0
     spares: CountOrNone = 0
+    server_cores: Count = 1
     seed: CountOrNone = 1
     resume: str = ""
     stop_after_iterations: CountOrNone = 0
@@ -299,56 +302,12 @@ def _in_words(what: str) -> str:
     return what[0].lower() + what[1:]
 
 
-def to_toml(config: Config) -> str:
-    """Return a config as TOML, every key with its effective value.
-
-    >>> print(to_toml(Config()).splitlines()[1])
-    name = ""
-    """
-    tree = msgspec.to_builtins(config)
-    lines = [f"{k} = {_toml_value(v)}" for k, v in tree.items() if not isinstance(v, dict)]
-    lines += [""] if lines else []
-    for section, keys in tree.items():
-        if not isinstance(keys, dict):
-            continue
-        lines.append(f"[{section}]")
-        lines += [f"{key} = {_toml_value(value)}" for key, value in keys.items()]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _toml_value(value: Any) -> str:
-    # JSON's strings, integers and booleans are TOML's; its floats know no infinity.
-    match value:
-        case float():
-            return repr(value)
-        case list():
-            return f"[{', '.join(map(_toml_value, value))}]"
-        case dict():
-            pairs = [f"{_toml_value(key)} = {_toml_value(item)}" for key, item in value.items()]
-            return f"{{{', '.join(pairs)}}}"
-    try:
-        return msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:
-        remedy = "Rename the file or folder: a config holds text in UTF-8."
-        raise ConfigError(f"{value!r} is no text in UTF-8", "", remedy) from None
-
-
 def _resolve_paths(tree: dict[str, Any], folder: Path) -> None:
     """Make the paths of a config file count from its folder."""
     for section, key in PATHS:
         path = tree.get(section, {}).get(key) if isinstance(tree.get(section), dict) else None
         if isinstance(path, str) and path and path != AUTO:
             tree[section][key] = str(folder / path)
-
-
-def assign(key: str, value: Any) -> str:
-    """Return the setting that gives a key exactly this value, a text that looks like a number too.
-
-    >>> assign("run.out", "2024"), assign("run.servers", 2)
-    ('run.out="2024"', 'run.servers=2')
-    """
-    return f"{key}={_toml_value(value)}"
 
 
 def _set(tree: dict[str, Any], setting: str) -> None:

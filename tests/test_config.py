@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mpips.config import Config, assign, load, parse, to_toml
+from mpips.config import Config, load, parse
 from mpips.errors import ConfigError, MissingInputError
 from mpips.node.roles import size_config
+from mpips.toml import assign, to_toml
 
 TEXT = """\
 [run]

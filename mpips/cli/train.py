@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mpips.config import Config, Source, assign, parse, read
+from mpips.config import Config, Source, parse, read
 from mpips.errors import ConfigError, MissingInputError, UsageError
 from mpips.node import surroundings
 from mpips.node.app import App, check_model
 from mpips.node.folder import choose_folder, name_run, settle_paths
 from mpips.node.run import refuse_no_workers
+from mpips.toml import assign
 
 if TYPE_CHECKING:
     from mpips.node.mpirun import Watch
@@ -187,10 +188,11 @@ def command_line(arguments: argparse.Namespace, config: Config) -> list[str]:
 
 def show_start(config: Config, program: list[str]) -> None:
     """Print what would be started."""
-    from mpips.config import to_toml
     from mpips.node import mpirun
     from mpips.node.roles import rank_count
+    from mpips.toml import to_toml
 
-    print(mpirun.prepare_mpips(rank_count(config), program).describe())
+    bind = config.run.server_cores == 1
+    print(mpirun.prepare_mpips(rank_count(config), program, bind=bind).describe())
     print()
     print(to_toml(config))

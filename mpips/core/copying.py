@@ -8,6 +8,7 @@ from mpips.core.machine import Effect, Send
 from mpips.core.reading import cut_slices, update_rows, update_slices
 from mpips.core.slicing import Range
 from mpips.wire.messages import Replicate, Replicated, Snapshot
+from mpips.wire.slices import runs_of
 from mpips.wire.types import KeyArray, ValueArray
 
 
@@ -63,25 +64,15 @@ class Copier:
 
     def take_updates(self, held: Held, source: int, message: Replicate) -> list[Effect]:
         """Apply updates that are the next of their segments, and keep the others for later."""
+        # Nearly always all are the next, and the message is one update.
+        if self._are_next(held, source, message):
+            return self._apply_whole(held, source, message)
         mine = self._find_mine(held, source, message)
         if mine is None:
             return []
         logs, level, parts = held.logs, held.level, message.parts
-        # Nearly always all are the next, and the message is one update.
-        is_whole = len(mine) == len(message.slices)
-        if is_whole and all(s in level and log == logs[s] + 1 for s, log, _, _ in message.slices):
-            if held.undo is not None:
-                for segment, _, where, _ in cut_slices(*message.content()):
-                    held.undo.note(segment, message.clock, where)
-            update_slices(held.store, *message.content())
-            for segment, log, _, _ in message.slices:
-                logs[segment] = log
-                self._note(held, segment, message.clock, parts)
-            effects: list[Effect] = [self._answer(source, message.request)]
-            for segment, _, _, _ in message.slices if self._early else ():
-                effects += self._apply_next(held, segment)
-            return effects
-        shipped, effects = Shipped(source, message.request, len(message.slices)), []
+        effects: list[Effect] = []
+        shipped = Shipped(source, message.request, len(message.slices))
         for segment, log, where, values in cut_slices(*message.content()):
             if segment not in mine or (segment in level and log <= logs[segment]):
                 effects += self._count(shipped)
@@ -89,6 +80,31 @@ class Copier:
             # If it comes once more, that one is answered, as it has the same number of slices.
             early = self._early.setdefault((held.index, segment), {})
             early[log] = Entry(shipped, where, values, message.clock, parts)
+            effects += self._apply_next(held, segment)
+        return effects
+
+    def _are_next(self, held: Held, source: int, message: Replicate) -> bool:
+        """Return whether all slices are the owner's, and the next of segments that are level."""
+        owner, since, logs, level = held.owner, held.since, held.logs, held.level
+        for first, many, log, _, _ in runs_of(message.slices):
+            mine = slice(first, first + many)
+            if message.epoch < max(since[mine]) or not level.issuperset(range(first, first + many)):
+                return False
+            if owner[mine].count(source) != many or logs[mine].count(log - 1) != many:
+                return False
+        return True
+
+    def _apply_whole(self, held: Held, source: int, message: Replicate) -> list[Effect]:
+        """Apply a message whose slices are all the next ones."""
+        if held.undo is not None:
+            for segment, _, where, _ in cut_slices(*message.content()):
+                held.undo.note(segment, message.clock, where)
+        update_slices(held.store, *message.content())
+        for first, many, log, _, _ in runs_of(message.slices):
+            held.logs[first : first + many] = [log] * many
+            self._note(held, first, many, message.clock, message.parts)
+        effects: list[Effect] = [self._answer(source, message.request)]
+        for segment, _, _, _ in message.slices if self._early else ():
             effects += self._apply_next(held, segment)
         return effects
 
@@ -141,18 +157,20 @@ class Copier:
             if held.undo is not None:
                 held.undo.note(segment, entry.clock, entry.where)
             update_rows(held.store, entry.where, entry.values)
-            self._note(held, segment, entry.clock, entry.parts)
+            self._note(held, segment, 1, entry.clock, entry.parts)
             effects += self._count(entry.shipped)
         if not early:
             del self._early[held.index, segment]
         return effects
 
-    def _note(self, held: Held, segment: int, clock: int, parts: Parts) -> None:
-        """Note the numbers and clocks that an update brings."""
+    def _note(self, held: Held, first: int, many: int, clock: int, parts: Parts) -> None:
+        """Note the numbers and clocks that an update of some segments brings."""
+        mine = slice(first, first + many)
         for stream, number in parts:
-            held.applied[segment][stream] = held.accepted[segment][stream] = number
+            for numbers in (*held.applied[mine], *held.accepted[mine]):
+                numbers[stream] = number
         for stream in held.moved(parts):
-            held.clocks.advance(stream, segment, segment + 1, clock)
+            held.clocks.advance(stream, first, first + many, clock)
 
     def _count(self, shipped: Shipped) -> list[Effect]:
         shipped.open -= 1

@@ -15,7 +15,7 @@ from mpips.core.slicing import Range
 from mpips.core.undo import Undo
 from mpips.store.base import Store
 from mpips.wire.messages import Before, Pull, Push
-from mpips.wire.slices import Run, Slice, Slices, runs_of
+from mpips.wire.slices import Slices
 from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 
 NEVER: Final = 2**62
@@ -272,18 +272,12 @@ class Held:
             is_copied = is_copied or any(targets[mine])
         return is_copied
 
-    def logged(self, slices: Sequence[Slice]) -> Slices:
-        """Return slices marked with the log numbers of their segments."""
-        runs: list[Run] = []
-        for run in runs_of(slices):
-            first, many, _, begin, count = run
-            logs = self.logs[first : first + many]
-            if logs.count(logs[0]) == many:
-                runs.append((first, many, logs[0], begin, count))
-                continue
-            each = Slices(self.table.segment_size, [run])
-            runs += [(s, 1, self.logs[s], at, rows) for s, _, at, rows in each]
-        return Slices(self.table.segment_size, runs)
+    def logged(self, slices: Slices, keys: KeyArray | None) -> Slices:
+        """Return the slices of a message marked with the log numbers of their segments."""
+        logs = self.logs
+        runs = slices.split(logs, keys).runs
+        marked = [(first, many, logs[first], begin, n) for first, many, _, begin, n in runs]
+        return Slices(slices.size, marked)
 
     def may_read(self, message: Push | Pull) -> bool:
         """Return whether the table's mode allows to answer a pull, as clocks are now.

@@ -14,10 +14,10 @@ import numpy as np
 
 from mpips.core.held import NEVER, Applied, Change, Held
 from mpips.core.machine import Effect, Send
-from mpips.core.slicing import REQUEST_BYTES_MAX
+from mpips.core.slicing import REQUEST_BYTES_MAX, Range, join_spans, take_spans
 from mpips.filters.caching import SentLists
 from mpips.wire.messages import Forgotten, Handed, Joined, Replicate, Snapshot
-from mpips.wire.slices import Slice, Slices
+from mpips.wire.slices import Run, Slice, Slices
 from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 
 
@@ -99,7 +99,7 @@ class Replicator:
         held: Held,
         applied: Applied,
         parts: Sequence[tuple[int, int]],
-        slices: Sequence[Slice],
+        slices: Slices,
         keys: KeyArray | None,
         values: ValueArray,
     ) -> list[Effect]:
@@ -107,20 +107,25 @@ class Replicator:
 
         The mark of each slice is its log number. Arrays are cut only where copies differ.
         """
-        where: dict[int, list[int]] = {}
-        for at, (segment, _, _, _) in enumerate(slices):
-            for copy in held.targets[segment]:
-                where.setdefault(copy, []).append(at)
+        slices = slices.split(held.targets, keys)
+        # By copy: its runs, and their places in the arrays.
+        where: dict[int, tuple[list[Run], list[Range]]] = {}
+        at = 0
+        for run in slices.runs:
+            for copy in held.targets[run[0]]:
+                runs, spans = where.setdefault(copy, ([], []))
+                runs.append(run)
+                spans.append((at, at + run[4]))
+            at += run[4]
         if not where:
             return []
-        cuts = np.cumsum([0, *(count for _, _, _, count in slices)])
         effects: list[Effect] = []
-        for copy, places in where.items():
+        for copy, (runs, spans) in where.items():
             part_keys, part_values, sent = keys, values, slices
-            if len(places) < len(slices):
-                sent = [slices[at] for at in places]
-                rows = _rows(cuts, places)
-                part_keys, part_values = None if keys is None else keys[rows], values[rows]
+            if len(runs) < len(slices.runs):
+                sent, spans = Slices(slices.size, runs), join_spans(spans)
+                part_keys = None if keys is None else take_spans(keys, spans)
+                part_values = take_spans(values, spans)
             message = Replicate(
                 epoch=self.epoch,
                 incarnation=self.incarnation,
@@ -128,7 +133,7 @@ class Replicator:
                 table=held.index,
                 clock=applied.clock,
                 parts=list(parts),
-                slices=Slices.of(sent),
+                slices=sent,
                 keys=part_keys,
                 values=part_values,
             )
@@ -148,7 +153,7 @@ class Replicator:
         lists = [change.where for change in changes if not isinstance(change.where, tuple)]
         keys = None if are_ranges else np.concatenate(lists)
         values = np.concatenate([change.values for change in changes])
-        return self.ship(held, applied, changes[0].parts, slices, keys, values)
+        return self.ship(held, applied, changes[0].parts, Slices.of(slices), keys, values)
 
     def _send_update(self, copy: int, message: Replicate) -> Send:
         sent = self._lists.shorten(copy, message)
@@ -328,10 +333,4 @@ class Replicator:
         return [] if shipment.applied.open else [shipment.applied]
 
     def _note(self, held: Held, applied: Applied) -> None:
-        for segment in applied.segments:
-            held.latest[segment] = applied
-
-
-def _rows(cuts: np.ndarray, places: list[int]) -> np.ndarray:
-    """Return the rows of some slices of an array that slices cut in order."""
-    return np.concatenate([np.arange(cuts[at], cuts[at + 1]) for at in places])
+        held.latest.update(dict.fromkeys(applied.segments, applied))

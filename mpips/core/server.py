@@ -203,7 +203,7 @@ class ServerMachine(Machine):
 
     def _ship_whole(self, held: Held, push: Push, pending: Pending) -> list[Effect]:
         """Send a message that is applied to the copies; the answer waits for them."""
-        slices = held.logged(push.slices.by_segment(push.keys))
+        slices = held.logged(push.slices, push.keys)
         segments = slices.segments()
         spans = held.spans(segments) if held.has_clocks else ()
         applied = Applied(held.index, segments, spans, [push.stream], push.clock)

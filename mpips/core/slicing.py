@@ -1,7 +1,7 @@
 """Cuts a push or pull by segment and groups the slices into requests, one owner each."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -74,13 +74,7 @@ class Request(msgspec.Struct):
 
     def spans(self) -> list[tuple[int, int]]:
         """Return the places [begin, end) in the caller's arrays, neighbours joined."""
-        joined: list[tuple[int, int]] = []
-        for piece in self.pieces:
-            if joined and joined[-1][1] == piece.at:
-                joined[-1] = (joined[-1][0], piece.at + piece.count)
-            else:
-                joined.append((piece.at, piece.at + piece.count))
-        return joined
+        return join_spans((piece.at, piece.at + piece.count) for piece in self.pieces)
 
     def segments(self) -> list[int]:
         """Return the segments of all pieces."""
@@ -251,6 +245,20 @@ def _room(piece: Piece, room: int, key_bytes: int) -> int:
     if piece.cuts is not None:
         return bisect_left(piece.cuts, piece.cuts[0] - (-room // max(1, key_bytes)))
     return -(-room // max(1, piece.count * key_bytes // piece.segments))
+
+
+def join_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ascending places [begin, end), those joined that follow each other.
+
+    >>> join_spans([(0, 2), (2, 5), (7, 9)])
+    [(0, 5), (7, 9)]
+    """
+    joined: list[tuple[int, int]] = []
+    for begin, end in spans:
+        if joined and joined[-1][1] == begin:
+            begin = joined.pop()[0]
+        joined.append((begin, end))
+    return joined
 
 
 def take_spans(array: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:

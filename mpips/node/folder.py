@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
-from mpips.config import AUTO, Config, to_toml
+from mpips.config import AUTO, Config
 from mpips.errors import FileError, MissingInputError, OutputError
 from mpips.node.surroundings import attempt
+from mpips.toml import to_toml
 
 CONFIG, METRICS, RESULT = "config.toml", "metrics.jsonl", "result.json"
 MODEL = "model.h5"

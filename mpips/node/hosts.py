@@ -16,9 +16,10 @@ from typing import Final
 
 import msgspec
 
-from mpips.config import Config, assign
+from mpips.config import Config
 from mpips.node.roles import rank_count
 from mpips.node.surroundings import slurm_problem
+from mpips.toml import assign
 
 SLURM_PORT, SSH_PORT = 6818, 22
 """Where a host listens for mpirun, which starts its daemons by Slurm or else by SSH."""

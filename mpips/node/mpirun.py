@@ -203,7 +203,8 @@ class Start:
 
 
 def prepare(ranks: int | None, program: Sequence[str], *, hosts: Sequence[str] = (),
-            attempt: int = 1, changes: Mapping[str, str] | None = None) -> Start:
+            attempt: int = 1, changes: Mapping[str, str] | None = None,
+            bind: bool = True) -> Start:
     """Build the command line and the environment that start a program as ranks.
 
     Args:
@@ -212,6 +213,7 @@ def prepare(ranks: int | None, program: Sequence[str], *, hosts: Sequence[str] =
         hosts: the nodes to use; empty for all of the allocation.
         attempt: 1, or more for a restart in the same allocation.
         changes: further variables for the ranks.
+        bind: whether each rank gets a core of its own, where there are enough.
 
     Raises:
         LaunchError: there is no mpirun.
@@ -227,12 +229,12 @@ def prepare(ranks: int | None, program: Sequence[str], *, hosts: Sequence[str] =
     if problem:
         environment = {k: v for k, v in environment.items() if not k.startswith("SLURM_")}
         notes.append(f"{problem}; starting on this machine alone")
-    command = [launcher.path, *flags(launcher, ranks, hosts, attempt, local)]
+    command = [launcher.path, *flags(launcher, ranks, hosts, attempt, local, bind)]
     return Start((*command, *program), environment, added, tuple(notes))
 
 
 def flags(launcher: Launcher, ranks: int | None, hosts: Sequence[str], attempt: int,
-          local: bool) -> list[str]:
+          local: bool, bind: bool) -> list[str]:
     """Return mpirun's own arguments, which differ by flavour."""
     chosen = [] if ranks is None else ["-n", str(ranks)]
     if hosts:
@@ -247,7 +249,7 @@ def flags(launcher: Launcher, ranks: int | None, hosts: Sequence[str], attempt: 
     crowded = ranks is not None and local and ranks > cores()
     # A host of an allocation may have fewer cores than Slurm gives it tasks: hyper-threads.
     binding = "core" if local else "core:overload-allowed"
-    chosen += ["--bind-to", "none" if crowded else binding]
+    chosen += ["--bind-to", binding if bind and not crowded else "none"]
 
     # Let Slurm keep mpirun's daemons when a node is lost. After a loss the old step still holds
     # the processors, so that a restart has to share them.
@@ -258,7 +260,8 @@ def flags(launcher: Launcher, ranks: int | None, hosts: Sequence[str], attempt: 
 
 
 def prepare_mpips(ranks: int | None, arguments: Sequence[str], *, hosts: Sequence[str] = (),
-                  attempt: int = 1, changes: Mapping[str, str] | None = None) -> Start:
+                  attempt: int = 1, changes: Mapping[str, str] | None = None,
+                  bind: bool = True) -> Start:
     """Build the start of ranks that run `mpips ARGUMENTS` from this very package.
 
     The package is named by its path and `-P` keeps the working folder off `sys.path`: the ranks
@@ -266,7 +269,7 @@ def prepare_mpips(ranks: int | None, arguments: Sequence[str], *, hosts: Sequenc
     """
     program = [sys.executable, "-P", str(PACKAGE), *arguments]
     marked = {**(changes or {}), MARKER: str(attempt)}
-    return prepare(ranks, program, hosts=hosts, attempt=attempt, changes=marked)
+    return prepare(ranks, program, hosts=hosts, attempt=attempt, changes=marked, bind=bind)
 
 
 def start(ranks: int | None, arguments: Sequence[str], *, hosts: Sequence[str] = (),

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from mpips.config import AUTO, Config, to_toml
+from mpips.config import AUTO, Config
 from mpips.core.saving import Resume, When
 from mpips.errors import ConfigError, MissingInputError
+from mpips.toml import to_toml
 from mpips.wire.messages import Takeover
 from mpips.wire.types import Table
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
-from mpips.config import Config, assign, parse
+from mpips.config import Config, parse
 from mpips.errors import MpipsError, UsageError
 from mpips.node import kernels, surroundings
 from mpips.node.app import App, check_model
 from mpips.node.folder import choose_folder, name_run, read_result, settle_paths
+from mpips.toml import assign
 
 INTERRUPTED = 130
 

@@ -20,6 +20,7 @@ from mpips.node.writing import Parts
 from mpips.store.base import Store
 from mpips.store.frozen import Frozen, Guard
 from mpips.store.part import Part
+from mpips.store.sharing import Sharing
 from mpips.store.table import make_store
 from mpips.transport.base import Transport
 from mpips.wire.messages import Ask, Beat, Call, Message, Pull, Push, Told
@@ -58,6 +59,13 @@ class ServerNode(Member):
         """Make the stores and own the view's segments."""
         self.app = self.kind(self.job)
         stores = [make_store(table) for table in self.tables]
+        if (count := self.config.run.server_cores) > 1:
+            # Nobody else needs threads.
+            from mpips.node.cores import Cores
+
+            sharing = Sharing(Cores(count).spread)
+            for store in stores:
+                store.sharing = sharing
         self.machine = ServerMachine(self.transport.node, stores, self.job.logical_workers)
         self.machine.install(view)
         self._load = Load([table.segments for table in self.tables])

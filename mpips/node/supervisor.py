@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mpips.config import AUTO, Config, assign
+from mpips.config import AUTO, Config
 from mpips.core.scheduler import STOPPED_AT_CHECKPOINT
 from mpips.errors import LaunchError, MpipsError, RanksLostError
 from mpips.node import kernels, mpirun, surroundings
@@ -17,6 +17,7 @@ from mpips.node.hosts import Choice, Hosts
 from mpips.node.resume import has_checkpoint
 from mpips.node.roles import rank_count
 from mpips.node.signals import Child, Signals, end
+from mpips.toml import assign
 
 # What a launcher ends with that was told to end: by HUP, INT or TERM.
 INTERRUPTED = (129, 130, 143)
@@ -128,13 +129,16 @@ class Supervisor:
             print(f"mpips: {choice.note}", file=sys.stderr, flush=True)
         words = [*self.arguments, *more, *choice.words(self.config)]
         ranks, hosts = rank_count(choice.config), choice.hosts
+        bind = choice.config.run.server_cores == 1
         if self.program is None:
-            start = mpirun.prepare_mpips(ranks, words, hosts=hosts, attempt=self.attempt)
+            start = mpirun.prepare_mpips(
+                ranks, words, hosts=hosts, attempt=self.attempt, bind=bind
+            )
         else:
             marked = {surroundings.MARKER: str(self.attempt)}
             program = [*self.program, *words]
             start = mpirun.prepare(
-                ranks, program, hosts=hosts, changes=marked, attempt=self.attempt
+                ranks, program, hosts=hosts, changes=marked, attempt=self.attempt, bind=bind
             )
         for note in start.notes:
             print(f"mpips: {note}", file=sys.stderr, flush=True)

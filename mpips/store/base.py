@@ -9,6 +9,7 @@ import numpy as np
 from mpips.errors import ProtocolError
 from mpips.store.frozen import Frozen, FrozenRows, Guard
 from mpips.store.resolved import NEVER, ResolvedLists
+from mpips.store.sharing import Sharing
 from mpips.store.update import Slots, Update
 from mpips.store.updates import find_update
 from mpips.wire.types import KeyArray, Table, ValueArray
@@ -34,6 +35,7 @@ class Store(ABC):
         generation: grows whenever resolved slots become invalid.
         held: the segments held, ascending.
         owned: those of them that this server answers for; the others are copies.
+        sharing: lets several cores work on long messages; None: one does.
 
     Raises:
         ConfigError: the table's update function is unknown, or a setting of it is wrong.
@@ -45,6 +47,7 @@ class Store(ABC):
         self.dtype: np.dtype[np.floating] = np.dtype(table.dtype)
         self.generation = 0
         self.owned: tuple[int, ...] = ()
+        self.sharing: Sharing | None = None
         self._initial = self.update.initial_row(self.dtype)
         self._kept = ResolvedLists()
         self._rows: ValueArray = np.empty((0, self.update.columns), self.dtype)
@@ -203,7 +206,7 @@ class Store(ABC):
         self._check_out(out, len(keys))
         if len(keys):
             slots, first = self._locate(keys, insert=False)
-            self.update.read(self._rows, slots, first, out)
+            self._read(slots, first, out)
 
     def read_slots(self, slots: Slots, out: ValueArray) -> None:
         """Fill `out`, the table's dtype `(n, pull_width)`, with the values of resolved rows.
@@ -213,7 +216,7 @@ class Store(ABC):
         """
         self._check_out(out, len(slots))
         if len(slots):
-            self.update.read(self._rows, slots, 0, out)
+            self._read(slots, 0, out)
 
     def _freeze(self, count: int, guard: Guard) -> FrozenRows:
         """Freeze the rows there are."""
@@ -224,7 +227,17 @@ class Store(ABC):
     def _apply(self, slots: Slots, first: int, values: ValueArray) -> None:
         """Apply the update function to rows that there are: all pushes end here."""
         self._before_change(slots, first, len(values))
-        self.update.apply(self._rows, slots, first, values)
+        if self.sharing is None:
+            self.update.apply(self._rows, slots, first, values)
+        else:
+            self.sharing.apply(self.update, self._rows, slots, first, values)
+
+    def _read(self, slots: Slots, first: int, out: ValueArray) -> None:
+        """Fill `out` with the values of rows: all pulls end here."""
+        if self.sharing is None:
+            self.update.read(self._rows, slots, first, out)
+        else:
+            self.sharing.read(self.update, self._rows, slots, first, out)
 
     def _before_change(self, slots: Slots, first: int, count: int) -> None:
         """Keep what is frozen of rows of this very memory that change: call it before any does.
@@ -289,9 +302,9 @@ class Store(ABC):
         """Return the run of held segments that [begin, end) lies in; -1 if it is empty."""
         if begin >= end:
             return -1
-        for run, (first, last) in enumerate(self._bounds):
-            if first <= begin and end - 1 <= last:
-                return run
+        run = bisect_right(self._firsts, begin) - 1
+        if run >= 0 and end - 1 <= self._bounds[run][1]:
+            return run
         raise self._not_held(f"keys [{begin}, {end})")
 
     def _check_segment(self, segment: int) -> tuple[int, int]:

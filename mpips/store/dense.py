@@ -86,7 +86,7 @@ class DenseStore(Store):
             out = np.empty((count, self.update.pull_width), self.dtype)
         self._check_out(out, count)
         if count:
-            self.update.read(self._rows, NO_SLOTS, begin, out)
+            self._read(NO_SLOTS, begin, out)
         return None, out
 
     def snapshot(self, segment: int) -> tuple[None, ValueArray]:

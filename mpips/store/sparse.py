@@ -68,7 +68,8 @@ class SparseStore(Store):
         """Return the row number of each key, int64 `(n,)`, ABSENT for one without a row."""
         self._check_keys(keys)
         if not insert:
-            return self._directory.find(keys)
+            find = self._directory.find
+            return find(keys) if self.sharing is None else self.sharing.find(find, keys)
         slots = np.empty(len(keys), np.int64)
         if self._guard is None:
             self._insert(keys, slots)
@@ -105,7 +106,7 @@ class SparseStore(Store):
         self._check_range(begin, end)
         slots = self._directory.slots_between(begin, end)
         values = np.empty((len(slots), self.update.pull_width), self.dtype)
-        self.update.read(self._rows, slots, 0, values)
+        self._read(slots, 0, values)
         return self._directory.keys[slots], values
 
     def snapshot(self, segment: int) -> tuple[KeyArray, ValueArray]:

@@ -52,12 +52,14 @@ class Update(ABC):
         columns: the number of columns of a row.
         push_width: the number of values that a push carries for each key.
         pull_width: the number of values that a pull returns for each key.
+        can_be_shared: whether threads may work on different rows at once, and gain by it.
 
     Raises:
         ConfigError: a setting is unknown, or its value makes no sense.
     """
 
     name: ClassVar[str]
+    can_be_shared: ClassVar[bool] = True
     Settings: ClassVar[type[msgspec.Struct]] = NoSettings
     settings: msgspec.Struct
 

@@ -1,6 +1,7 @@
 """The slices of a message, neighbours that differ in nothing but the segment kept as one run."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import accumulate, groupby, pairwise
 from typing import Any, Final, final, overload
 
 import numpy as np
@@ -98,6 +99,46 @@ class Slices(Sequence[Slice]):
                 runs.append((first, many, mark, begin, count))
             at += count
         return Slices(self.size, runs)
+
+    def split(self, values: Sequence[Any], keys: KeyArray | None) -> "Slices":
+        """Return the same slices in runs whose segments have the same value.
+
+        Args:
+            values: by segment.
+            keys: of the message.
+
+        >>> slices = Slices(10, [(0, 4, 7, 5, 30)]).split("aabb", None)
+        >>> slices.runs
+        [(0, 2, 7, 5, 15), (2, 2, 7, 20, 15)]
+        """
+        runs: list[Run] = []
+        at = 0
+        for run in self.runs:
+            first, many, _, _, count = run
+            mine = values[first : first + many]
+            if many == 1 or mine.count(mine[0]) == many:
+                runs.append(run)
+            else:
+                lengths = [len(list(group)) for _, group in groupby(mine)]
+                runs += self._split(run, lengths, None if keys is None else keys[at : at + count])
+            at += count
+        return Slices(self.size, runs)
+
+    def _split(self, run: Run, lengths: list[int], keys: KeyArray | None) -> list[Run]:
+        """Return the parts of a run that have so many segments each."""
+        first, _, mark, begin, count = run
+        firsts = list(accumulate(lengths[:-1], initial=first))
+        if not count:
+            return [(s, many, mark, begin, 0) for s, many in zip(firsts, lengths, strict=True)]
+        points = [s * self.size for s in firsts[1:]]
+        if begin != LISTED:
+            cuts = [begin, *points, begin + count]
+            return [(s, many, mark, low, high - low)
+                    for s, many, (low, high) in zip(firsts, lengths, pairwise(cuts), strict=True)]
+        assert keys is not None
+        cuts = [0, *np.searchsorted(keys, np.array(points, np.uint64)).tolist(), count]
+        return [(s, many, mark, LISTED if many > 1 else 0, high - low)
+                for s, many, (low, high) in zip(firsts, lengths, pairwise(cuts), strict=True)]
 
     def keys(self) -> int:
         """Return the number of keys of all slices."""

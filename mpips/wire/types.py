@@ -10,8 +10,13 @@ import numpy.typing as npt
 KeyArray = npt.NDArray[np.uint64]
 ValueArray = npt.NDArray[np.floating]
 
-SEGMENTS_PER_SERVER: Final = 64
-SEGMENT_KEYS_MIN: Final = 256
+SEGMENTS_PER_SERVER, FEW_PER_SERVER = 64, 8
+"""Segments of a large table, and of a small one, whose messages would be longer to list than to
+send."""
+
+SEGMENT_KEYS, SEGMENT_KEYS_MIN = 4096, 256
+"""The fewest keys of a segment where there are many, and where there are few."""
+
 KEY_SPACE: Final = 2**64
 PROPOSERS_MAX: Final = 2**20
 NOBODY: Final = -1
@@ -88,14 +93,14 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         return self.aggregate or self.mode != "eventual"
 
     def cut(self, servers: int) -> "Table":
-        """Return the table with its segments decided: many a server, none tiny.
+        """Return the table with its segments decided: some a server, none tiny; many of large ones.
 
-        >>> [Table(name="w", size=size).cut(2).segments for size in (10, 5000, 10**6)]
-        [1, 20, 128]
+        >>> [Table(name="w", size=size).cut(2).segments for size in (10, 5000, 10**5, 10**6)]
+        [1, 16, 25, 128]
         """
-        many = -(-self.size // SEGMENT_KEYS_MIN)
-        default = max(1, min(SEGMENTS_PER_SERVER * servers, many))
-        return msgspec.structs.replace(self, segments=self.segments or default)
+        many = min(SEGMENTS_PER_SERVER * servers, -(-self.size // SEGMENT_KEYS))
+        few = min(FEW_PER_SERVER * servers, -(-self.size // SEGMENT_KEYS_MIN))
+        return msgspec.structs.replace(self, segments=self.segments or max(1, few, many))
 
     @property
     def segment_size(self) -> int:

@@ -130,6 +130,8 @@ def test_ranks_are_bound_where_each_has_a_core(
     monkeypatch.setattr(mpirun, "cores", lambda: 4)
     start = prepared(OPEN_MPI_5, 4, tmp_path, monkeypatch)
     assert start.command[-3:] == ("--bind-to", "core", "prog")
+    start = prepared(OPEN_MPI_5, 4, tmp_path, monkeypatch, bind=False)
+    assert start.command[-3:] == ("--bind-to", "none", "prog")
     assert "OMPI_MCA_mpi_yield_when_idle" not in start.environment
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mpips.apps.linear.exact import ExactLinear
-from mpips.config import assign, parse
+from mpips.config import parse
 from mpips.files.csr import CsrWriter
 from mpips.node import mpirun, surroundings
 from mpips.node.folder import RunFolder
 from mpips.node.local import run_local
+from mpips.toml import assign
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 200

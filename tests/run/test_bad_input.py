@@ -12,10 +12,11 @@ import pytest
 from mpips import bootstrap
 from mpips.apps.linear.exact import ExactLinear
 from mpips.cli.main import main
-from mpips.config import assign, parse
+from mpips.config import parse
 from mpips.errors import MpipsError
 from mpips.node.folder import RunFolder
 from mpips.node.local import run_local
+from mpips.toml import assign
 from tests.run.jobs import Done, flip, mpips, result_of, run, under_mpirun, write_rows
 
 pytestmark = pytest.mark.slow

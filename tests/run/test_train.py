@@ -8,10 +8,11 @@ import pytest
 
 from mpips.apps.find import LINEAR, find_app
 from mpips.apps.linear.exact import ExactLinear
-from mpips.config import assign, parse, to_toml
+from mpips.config import parse
 from mpips.node.app import check_model
 from mpips.node.folder import RunFolder
 from mpips.node.local import run_local
+from mpips.toml import assign, to_toml
 from tests.run.jobs import Done, mpips, result_of, under_mpirun, weights_of, write_rows
 
 # One process has the module's fixtures.

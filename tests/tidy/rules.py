@@ -10,11 +10,12 @@ from pathlib import Path
 FILE_LINES, FUNCTION_LINES, COLUMNS = 400, 70, 100
 
 # What each layer may import of mpips and of others. This table is the architecture.
-BELOW_NODE = ("errors", "config", "compiler", "wire", "filters", "store", "core", "transport",
-              "files")
+BELOW_NODE = ("errors", "toml", "config", "compiler", "wire", "filters", "store", "core",
+              "transport", "files")
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": ((), ()),
     "compiler": ((), ("numba",)),
+    "toml": (("errors",), ("msgspec",)),
     "config": (("errors",), ("msgspec",)),
     "wire": (("errors",), ("numpy", "msgspec")),
     "filters": (("errors", "wire"), ("numpy", "msgspec", "lz4", "xxhash")),

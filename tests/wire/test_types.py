@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mpips.wire.types import (
+    FEW_PER_SERVER,
     KEY_SPACE,
     PROPOSERS_MAX,
     SEGMENTS_PER_SERVER,
@@ -43,6 +44,8 @@ def test_segments_of_a_sparse_table_cover_the_key_space(segments: int) -> None:
 def test_table_without_segments_gets_many_for_each_server_but_none_tiny(servers: int) -> None:
     assert Table(name="w", size=10**7).cut(servers).segments == SEGMENTS_PER_SERVER * servers
     assert Table(name="s", kind="sparse").cut(servers).segments == SEGMENTS_PER_SERVER * servers
+    assert Table(name="w", size=2**16).cut(servers).segments == max(16, FEW_PER_SERVER * servers)
+    assert Table(name="w", size=2560).cut(servers).segments == min(10, FEW_PER_SERVER * servers)
     assert Table(name="w", size=100).cut(servers).segments == 1
     assert Table(name="w", size=0).cut(servers).segments == 1
 

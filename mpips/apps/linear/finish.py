@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from mpips.apps.linear.types import Floats, Starts
-from mpips.config import to_toml
 from mpips.node.app import Job
+from mpips.toml import to_toml
 
 MODEL_FILE = "model.h5"
 
