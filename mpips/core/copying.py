@@ -84,14 +84,21 @@ class Copier:
         return effects
 
     def _are_next(self, held: Held, source: int, message: Replicate) -> bool:
-        """Return whether all slices are the owner's, and the next of segments that are level."""
+        """Return whether all slices are the owner's, and the next of segments that are level.
+
+        No segment is named twice: the second would follow the first.
+        """
         owner, since, logs, level = held.owner, held.since, held.logs, held.level
+        end = 0
         for first, many, log, _, _ in runs_of(message.slices):
             mine = slice(first, first + many)
             if message.epoch < max(since[mine]) or not level.issuperset(range(first, first + many)):
                 return False
             if owner[mine].count(source) != many or logs[mine].count(log - 1) != many:
                 return False
+            if first < end:
+                return False
+            end = first + many
         return True
 
     def _apply_whole(self, held: Held, source: int, message: Replicate) -> list[Effect]:

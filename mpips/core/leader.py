@@ -129,6 +129,8 @@ class Leader:
         if self._node in members:
             answer = self.acceptor.step(self._proposal(self._node))
             assert not isinstance(answer, Promise)
+            if isinstance(answer, Refused):
+                self.highest = max(self.highest, answer.promised)
             self._note(self._node, answer)
         others = [node for node in members if node != self._node]
         return [Send(node, self._proposal(node)) for node in others]

@@ -28,13 +28,23 @@ class Renewal:
         self.is_past = False
         self._node, self._leader = node, leader
         self._claim: Candidate | None = None
+        # Its ballot, and the epoch of the view for which it is.
+        self._claimed = 0, 0
 
     def begin(self) -> list[Effect]:
-        """Claim a ballot above all others, in place of what was claimed before."""
+        """Claim a ballot above all others, in place of what was claimed before.
+
+        A claim that is above all others is waited for while the view is the same: whoever gave it
+        up for a still higher one might never hear of promises to the last one.
+        """
         leader = self._leader
         assert leader.decided, "before the job has begun nobody stands"
-        leader.highest = make_epoch(leader.highest // PROPOSERS_MAX + 1, self._node)
         view = views_of(leader.log[: leader.decided])[-1]
+        claimed = (leader.highest, view.epoch)
+        if self._claim is not None and claimed == self._claimed:
+            return []
+        leader.highest = make_epoch(leader.highest // PROPOSERS_MAX + 1, self._node)
+        self._claimed = leader.highest, view.epoch
         self._claim = Candidate(
             self._node, leader.highest, leader.acceptor, view.acceptors, view.epoch
         )

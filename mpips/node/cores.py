@@ -1,7 +1,7 @@
 """The threads of a server: they work on the rows of one message, and nothing else."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
 
@@ -22,8 +22,9 @@ class Cores:
     def spread(self, work: Callable[[int, int], None], n: int) -> None:
         """Call `work(begin, end)` for equal parts of [0, n), and return when all are done."""
         cuts = [n * at // self._count for at in range(self._count + 1)]
-        waiting = [self._others.submit(work, *part) for part in pairwise(cuts[1:])]
+        waiting: list[Future[None]] = []
         try:
+            waiting.extend(self._others.submit(work, *part) for part in pairwise(cuts[1:]))
             work(0, cuts[1])
         finally:
             # None of them may go on with arrays that the caller uses again.

@@ -21,6 +21,7 @@ class Add(Update):
     """
 
     name: ClassVar[str] = "add"
+    can_be_shared: ClassVar[bool] = True
 
     def make_fields(self) -> tuple[Field, ...]:
         """Return the sum alone."""
@@ -48,6 +49,7 @@ class Assign(Update):
     """Overwrite by what is pushed."""
 
     name: ClassVar[str] = "assign"
+    can_be_shared: ClassVar[bool] = True
 
     def make_fields(self) -> tuple[Field, ...]:
         """Return the value alone."""
@@ -76,6 +78,7 @@ class Max(Update):
     """Keep the largest value that was pushed."""
 
     name: ClassVar[str] = "max"
+    can_be_shared: ClassVar[bool] = True
     Settings: ClassVar[type[msgspec.Struct]] = MaxSettings
     settings: MaxSettings
 

@@ -32,6 +32,7 @@ class Sgd(Update):
     """Take a gradient step: v = momentum v + g + l2 w, w = w - lr v."""
 
     name: ClassVar[str] = "sgd"
+    can_be_shared: ClassVar[bool] = True
     Settings: ClassVar[type[msgspec.Struct]] = SgdSettings
     settings: SgdSettings
 
@@ -83,6 +84,7 @@ class AdaGrad(Update):
     """
 
     name: ClassVar[str] = "adagrad"
+    can_be_shared: ClassVar[bool] = True
     Settings: ClassVar[type[msgspec.Struct]] = AdaGradSettings
     settings: AdaGradSettings
 
@@ -124,6 +126,7 @@ class AdaRevision(Update):
     """
 
     name: ClassVar[str] = "adarevision"
+    can_be_shared: ClassVar[bool] = True
     Settings: ClassVar[type[msgspec.Struct]] = AdaGradSettings
     settings: AdaGradSettings
 
@@ -171,6 +174,7 @@ class Adam(Update):
     """
 
     name: ClassVar[str] = "adam"
+    can_be_shared: ClassVar[bool] = True
     Settings: ClassVar[type[msgspec.Struct]] = AdamSettings
     settings: AdamSettings
 
@@ -218,6 +222,7 @@ class Ftrl(Update):
     """
 
     name: ClassVar[str] = "ftrl"
+    can_be_shared: ClassVar[bool] = True
     Settings: ClassVar[type[msgspec.Struct]] = FtrlSettings
     settings: FtrlSettings
 
@@ -270,6 +275,7 @@ class Proximal(Update):
     """
 
     name: ClassVar[str] = "proximal"
+    can_be_shared: ClassVar[bool] = True
     Settings: ClassVar[type[msgspec.Struct]] = ProximalSettings
     settings: ProximalSettings
 

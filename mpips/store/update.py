@@ -52,14 +52,15 @@ class Update(ABC):
         columns: the number of columns of a row.
         push_width: the number of values that a push carries for each key.
         pull_width: the number of values that a pull returns for each key.
-        can_be_shared: whether threads may work on different rows at once, and gain by it.
+        can_be_shared: whether what becomes of a row depends on its own values alone, so that
+            threads may work on the rows of one message.
 
     Raises:
         ConfigError: a setting is unknown, or its value makes no sense.
     """
 
     name: ClassVar[str]
-    can_be_shared: ClassVar[bool] = True
+    can_be_shared: ClassVar[bool] = False
     Settings: ClassVar[type[msgspec.Struct]] = NoSettings
     settings: msgspec.Struct
 

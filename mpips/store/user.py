@@ -57,7 +57,6 @@ class UserUpdate(Update):
     """
 
     state: ClassVar[dict[str, float]] = {}
-    can_be_shared: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         cls.name = f"{cls.__module__}:{cls.__qualname__}"

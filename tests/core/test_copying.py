@@ -133,6 +133,14 @@ def test_duplicate_is_confirmed_again_and_applied_once() -> None:
     assert copy.values() == [5.0] * 4
 
 
+def test_segment_that_is_named_twice_is_applied_once() -> None:
+    copy = Copy()
+    twice = [(0, 1, 0, 4), (0, 1, 0, 4)]
+    copy.take(update(1, 5.0, slices=twice, values=np.full((8, 1), 5.0)))
+    assert copy.values() == [5.0] * 4
+    assert copy.take(update(2, 7.0)) == [2]
+
+
 def test_duplicate_of_an_early_update_is_applied_once() -> None:
     copy = Copy()
     for _ in range(2):

@@ -6,10 +6,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from mpips.apps.linear.update import BlockNewton
 from mpips.store import sharing
 from mpips.store.base import Store
 from mpips.store.sharing import Sharing
 from mpips.store.table import make_store
+from mpips.store.update import Update
 from mpips.store.updates import BUILT_IN
 from mpips.store.user import State, UserUpdate
 from mpips.wire.types import Table, ValueArray
@@ -93,3 +95,10 @@ def test_users_update_function_is_called_once() -> None:
     other.update_range(0, 64, values)
     assert other.read_range(0, 64)[1].tolist() == values.tolist()
     assert shares.calls == 0
+
+
+def test_update_function_is_shared_only_if_it_says_that_rows_are_on_their_own() -> None:
+    # A block's message is one Hessian; whatever is not told is not split.
+    assert not Update.can_be_shared
+    assert not BlockNewton.can_be_shared
+    assert all(update.can_be_shared for update in BUILT_IN.values())
