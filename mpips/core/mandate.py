@@ -122,10 +122,11 @@ class Mandate:
         return [*self._claim(now), *self.leader.beat()]
 
     def _claim(self, now: float) -> list[Effect]:
-        """Claim a higher ballot, if acceptors have refused this scheduler for a silence.
+        """Claim a higher ballot, if acceptors have refused this scheduler for some beats.
 
-        Who has been elected in its place has shown that by then. Beats are counted, and not
-        seconds, since this node may have been paused, or cut off, while somebody was elected.
+        They are a silence, or eight seconds: who has been elected has mostly shown that by then.
+        Beats are counted, and not seconds, since this node may have been paused, or cut off, while
+        somebody was elected.
         """
         is_refused = bool(self.leader.refused) and self.hears(now)
         self._beats_refused = self._beats_refused + 1 if is_refused else 0
