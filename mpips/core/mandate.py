@@ -41,7 +41,6 @@ class Mandate:
         self._silent: set[int] = set()
         self._dead: set[int] = set()
         self._beat_s = min(BEAT_S_MAX, silence_s / BEATS_IN_A_SILENCE)
-        self._patience = round(silence_s / self._beat_s)
         self._answers = Detector((), SILENCES_WITHOUT_ANSWER * silence_s)
         self._deaf: set[int] = set()
         # By acceptor: when it was last seen alive.
@@ -130,7 +129,7 @@ class Mandate:
         """
         is_refused = bool(self.leader.refused) and self.hears(now)
         self._beats_refused = self._beats_refused + 1 if is_refused else 0
-        if self._beats_refused < self._patience:
+        if self._beats_refused < BEATS_IN_A_SILENCE:
             return []
         self._beats_refused = 0
         return self._renewal.begin()

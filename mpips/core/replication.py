@@ -86,8 +86,7 @@ class Replicator:
     def _plan_joins(self, held: Held, joining: np.ndarray) -> None:
         wanted: dict[int, list[int]] = {}
         for segment, nodes in enumerate(joining.tolist()):
-            # Who joins may be the heir, too.
-            for copy in {*nodes, held.heirs[segment]}:
+            for copy in (*nodes, held.heirs[segment]):
                 is_new = copy != NOBODY and copy not in held.targets[segment]
                 if is_new and held.owner[segment] == self._node:
                     wanted.setdefault(copy, []).append(segment)
@@ -190,18 +189,13 @@ class Replicator:
 
     def join_next(self) -> list[Effect]:
         """Send the next snapshot to a copy that joins, unless one is on its way."""
-        if any(shipment.joins for shipment in self._open.values()):
+        if not self._joins or any(shipment.joins for shipment in self._open.values()):
             return []
-        while self._joins:
-            held, copy, left = self._joins[0]
-            # Who was brought level in the meantime gets all updates as it is.
-            left[:] = [segment for segment in left if copy not in held.targets[segment]]
-            sends: list[Effect] = [self._send_snapshot(held, copy, left)] if left else []
-            if not left:
-                self._joins.popleft()
-            if sends:
-                return sends
-        return []
+        held, copy, left = self._joins[0]
+        send = self._send_snapshot(held, copy, left)
+        if not left:
+            self._joins.popleft()
+        return [send]
 
     def _send_snapshot(
         self, held: Held, copy: int, left: list[int], levelled: Applied | None = None
