@@ -45,8 +45,8 @@ class Run(Section, frozen=True, kw_only=True):
         logical_workers: parts of the data, each with its own random stream and clock; fixed for
             the life of a run, so that its result does not depend on the ranks. 0: `workers`.
         spares: ranks that wait until another one dies, and take its role.
-        server_cores: cores of each server for long messages. More: a server of its own host is
-            not held up by adding; ranks are bound to no core then.
+        server_cores: cores of each server for long messages. More: update functions with roots and
+            divisions take less time, where cores are idle; ranks are bound to none then.
         seed: of everything random.
         resume: a run folder or one of its checkpoints, where this run goes on; "auto": the last
             checkpoint in its own folder, if there is one.

@@ -15,7 +15,7 @@ from mpips.core.slicing import Range
 from mpips.core.undo import Undo
 from mpips.store.base import Store
 from mpips.wire.messages import Before, Pull, Push
-from mpips.wire.slices import Slices
+from mpips.wire.slices import Slices, join_spans
 from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 
 NEVER: Final = 2**62
@@ -325,13 +325,7 @@ class Held:
 
     def spans(self, segments: Sequence[int]) -> list[Range]:
         """Return segments as ranges, ascending."""
-        joined: list[Range] = []
-        for segment in segments:
-            if joined and joined[-1][1] == segment:
-                joined[-1] = (joined[-1][0], segment + 1)
-            else:
-                joined.append((segment, segment + 1))
-        return joined
+        return join_spans((segment, segment + 1) for segment in segments)
 
     def state(self, segment: int, open_updates: Iterable[Applied]) -> tuple[list[int], list[int]]:
         """Return numbers and clocks of a segment by stream, as they are in its values.

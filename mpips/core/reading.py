@@ -9,7 +9,7 @@ from mpips.core.slicing import Range
 from mpips.store.base import Store
 from mpips.wire.buffers import Buffers
 from mpips.wire.messages import Pull, Push
-from mpips.wire.slices import Slice, Slices, runs_of
+from mpips.wire.slices import Slice, Slices, join_spans, runs_of
 from mpips.wire.types import KeyArray, ValueArray
 
 Part = tuple[int, int, KeyArray | Range, ValueArray]
@@ -93,10 +93,4 @@ def needs_of(message: Push | Pull) -> Iterator[tuple[int, int, int]]:
 
 def join_ranges(slices: Sequence[Slice]) -> list[Range]:
     """Return the key ranges of the slices of a range, neighbours joined."""
-    joined: list[Range] = []
-    for _, _, _, begin, count in runs_of(slices):
-        if joined and joined[-1][1] == begin:
-            joined[-1] = (joined[-1][0], begin + count)
-        else:
-            joined.append((begin, begin + count))
-    return joined
+    return join_spans((begin, begin + count) for _, _, _, begin, count in runs_of(slices))

@@ -14,10 +14,10 @@ import numpy as np
 
 from mpips.core.held import NEVER, Applied, Change, Held
 from mpips.core.machine import Effect, Send
-from mpips.core.slicing import REQUEST_BYTES_MAX, Range, join_spans, take_spans
+from mpips.core.slicing import REQUEST_BYTES_MAX, Range, take_spans
 from mpips.filters.caching import SentLists
 from mpips.wire.messages import Forgotten, Handed, Joined, Replicate, Snapshot
-from mpips.wire.slices import Run, Slice, Slices
+from mpips.wire.slices import Run, Slice, Slices, join_spans
 from mpips.wire.types import NOBODY, KeyArray, ValueArray, View
 
 

@@ -122,6 +122,7 @@ class ServerMachine(Machine):
                 assert slices
                 assert all(p > held.accepted[segment][stream] for p in slices)
             assert all(applied.open > 0 for applied in held.latest.values())
+            assert held.level <= held.copied
 
     def statistics(self) -> dict[str, int]:
         """Return counters, by name."""

@@ -1,14 +1,14 @@
 """Cuts a push or pull by segment and groups the slices into requests, one owner each."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from mpips.wire.slices import LISTED, cut_points
+from mpips.wire.slices import LISTED, cut_points, join_spans
 from mpips.wire.types import KEY_SPACE, KeyArray, Table, View
 
 REQUEST_BYTES_MAX: Final = 2 * 2**20
@@ -245,20 +245,6 @@ def _room(piece: Piece, room: int, key_bytes: int) -> int:
     if piece.cuts is not None:
         return bisect_left(piece.cuts, piece.cuts[0] - (-room // max(1, key_bytes)))
     return -(-room // max(1, piece.count * key_bytes // piece.segments))
-
-
-def join_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ascending places [begin, end), those joined that follow each other.
-
-    >>> join_spans([(0, 2), (2, 5), (7, 9)])
-    [(0, 5), (7, 9)]
-    """
-    joined: list[tuple[int, int]] = []
-    for begin, end in spans:
-        if joined and joined[-1][1] == begin:
-            begin = joined.pop()[0]
-        joined.append((begin, end))
-    return joined
 
 
 def take_spans(array: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:

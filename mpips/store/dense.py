@@ -10,6 +10,7 @@ from mpips.store.base import Store
 from mpips.store.frozen import Frozen, Guard
 from mpips.store.reserve import release_rows, reserve_rows
 from mpips.store.update import NO_SLOTS, Slots
+from mpips.wire.slices import join_spans
 from mpips.wire.types import KeyArray, Table, ValueArray
 
 
@@ -59,7 +60,7 @@ class DenseStore(Store):
             return
         self._note_held(self._held_set.difference(old))
         # Neighbours go together: they share pages.
-        for begin, end in _join([self.table.segment_range(segment) for segment in old]):
+        for begin, end in join_spans(map(self.table.segment_range, old)):
             self._before_change(NO_SLOTS, begin, end - begin)
             release_rows(self._rows, begin, end)
         self.generation += 1
@@ -121,13 +122,3 @@ class DenseStore(Store):
             self._check_keys(keys)
             return NO_SLOTS, int(keys[0])
         return self.resolve(keys, insert), 0
-
-
-def _join(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ascending ranges, neighbours joined."""
-    joined: list[tuple[int, int]] = []
-    for begin, end in ranges:
-        if joined and joined[-1][1] == begin:
-            begin = joined.pop()[0]
-        joined.append((begin, end))
-    return joined

@@ -89,14 +89,10 @@ class Slices(Sequence[Slice]):
             return self
         runs: list[Run] = []
         at = 0
-        for first, many, mark, begin, count in self.runs:
-            if begin == LISTED:
-                mine, begins = keys[at : at + count], cut_points(first, first + many, self.size)
-                ends = [*np.searchsorted(mine, begins).tolist(), count]
-                cuts = zip([0, *ends], ends, strict=False)
-                runs += [(first + i, 1, mark, 0, high - low) for i, (low, high) in enumerate(cuts)]
-            else:
-                runs.append((first, many, mark, begin, count))
+        for run in self.runs:
+            _, many, _, begin, count = run
+            mine = keys[at : at + count]
+            runs += self._split(run, [1] * many, mine) if begin == LISTED else [run]
             at += count
         return Slices(self.size, runs)
 
@@ -191,6 +187,20 @@ def cut_points(first: int, end: int, size: int) -> KeyArray:
     [40, 50]
     """
     return np.arange(first + 1, end, dtype=np.uint64) * np.uint64(size)
+
+
+def join_spans(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ascending places [begin, end), those joined that follow each other.
+
+    >>> join_spans([(0, 2), (2, 5), (7, 9)])
+    [(0, 5), (7, 9)]
+    """
+    joined: list[tuple[int, int]] = []
+    for begin, end in spans:
+        if joined and joined[-1][1] == begin:
+            begin = joined.pop()[0]
+        joined.append((begin, end))
+    return joined
 
 
 def runs_of(slices: Iterable[Slice]) -> list[Run]:

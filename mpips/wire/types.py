@@ -26,6 +26,15 @@ ROLES: Final = ("scheduler", "server", "worker", "spare")
 MODES: Final = ("sequential", "bounded", "eventual", "predicate")
 
 
+def few_segments(size: int, servers: int) -> int:
+    """Return a number of segments of a table of so many keys: a few a server, none tiny.
+
+    >>> few_segments(123, 1), few_segments(10**6, 3)
+    (1, 24)
+    """
+    return max(1, min(FEW_PER_SERVER * servers, -(-size // SEGMENT_KEYS_MIN)))
+
+
 def make_epoch(counter: int, proposer: int) -> int:
     """Return the epoch (counter, proposer) as one integer that orders like the pair.
 
@@ -99,8 +108,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         [1, 16, 25, 128]
         """
         many = min(SEGMENTS_PER_SERVER * servers, -(-self.size // SEGMENT_KEYS))
-        few = min(FEW_PER_SERVER * servers, -(-self.size // SEGMENT_KEYS_MIN))
-        return msgspec.structs.replace(self, segments=self.segments or max(1, few, many))
+        default = max(many, few_segments(self.size, servers))
+        return msgspec.structs.replace(self, segments=self.segments or default)
 
     @property
     def segment_size(self) -> int:

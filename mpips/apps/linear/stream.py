@@ -24,10 +24,7 @@ from mpips.errors import ConfigError
 from mpips.node.app import App, Job, Needs
 from mpips.node.kv import Pending, Worker
 from mpips.node.shard import READ_ROWS, Batch
-from mpips.wire.types import SEGMENT_KEYS_MIN, Table, ValueArray
-
-# Enough for an even load, and few enough for a minibatch.
-SEGMENTS_PER_SERVER = 8
+from mpips.wire.types import Table, ValueArray, few_segments
 
 # How often a worker says how far it is.
 ROWS_BETWEEN_REPORTS = 20_000
@@ -143,7 +140,8 @@ class StreamLinear(App):
         """Return the weights, a key for each column; the servers' state is float32."""
         update, settings = self.update()
         size, mode = self.job.facts["features"], self.sync_mode
-        segments = segment_count(size, self.job.config.run.servers)
+        # The keys of a minibatch lie in all segments, and each slice of a message costs time.
+        segments = few_segments(size, self.job.config.run.servers)
         table = Table(
             name="w",
             size=size,
@@ -315,17 +313,6 @@ class StreamLinear(App):
         if self._weights is None:
             self._weights = self.weights(await worker.pull("w")).astype(np.float64)
         return self._weights
-
-
-def segment_count(size: int, servers: int) -> int:
-    """Return the number of segments of a streamed weight table: a few a server, none tiny.
-
-    The keys of a minibatch lie in all segments, and each slice of a message costs time.
-
-    >>> segment_count(123, 1), segment_count(10**6, 3)
-    (1, 24)
-    """
-    return max(1, min(SEGMENTS_PER_SERVER * servers, -(-size // SEGMENT_KEYS_MIN)))
 
 
 @dataclass(slots=True)
