@@ -17,6 +17,8 @@ from mpips.wire.types import Table
 VICTIM = 0
 """The place of the server to be killed among the servers."""
 
+SEGMENTS = 192
+
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much there is, and how long it is worked on."""
@@ -31,8 +33,11 @@ class Touching(App):
     Settings: ClassVar[type[msgspec.Struct]] = Load
 
     def tables(self) -> list[Table]:
-        """Return one table."""
-        return [Table(name="w", size=self.settings.keys)]
+        """Return one table, with so many segments that shares stay even after a death.
+
+        With few of them one or two would move then, and requests for these come twice.
+        """
+        return [Table(name="w", size=self.settings.keys, segments=SEGMENTS)]
 
     def plan(self) -> Plan:
         """Ask who owns what, and let all work; the log gets the time by all clocks."""
