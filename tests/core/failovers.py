@@ -286,8 +286,10 @@ class Cluster:
     def _note_joined(self, source: int, message: Message | View) -> None:
         """Note the segments that a copy has, if their owner says so."""
         assert isinstance(message, Joined)
-        owners, since = self.view.owners[0], self.view.since[0]
-        told = {s for s in message.segments if owners[s] == source and message.epoch >= since[s]}
+        owners = self.view.owners[0]
+        # What was said before it was asked once more does not count, as in `Views.note_joined`.
+        latest = np.maximum(self.view.since[0], self.view.asked[0])
+        told = {s for s in message.segments if owners[s] == source and message.epoch >= latest[s]}
         if told:
             self.joins.setdefault((0, message.copy), set()).update(told)
 
