@@ -108,10 +108,10 @@ def test_block_model_lies_above_the_loss_in_the_whole_box(radius: float) -> None
             assert then <= now + g @ d + d @ h @ d / 2 + 1e-10 * (now + 1)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8, 9, newton.TILE, 2 * newton.TILE + 1])
 def test_half_of_a_symmetric_matrix_is_enough(n: int) -> None:
     h = np.random.default_rng(n).normal(size=(n, n))
-    pushed = make_push(np.ones(n), np.ones(n), h, block=9)
+    pushed = make_push(np.ones(n), np.ones(n), h, block=max(n, 9))
     back = np.full((n, n), np.nan)
     newton.unfold(pushed, back)
     np.testing.assert_array_equal(back, np.tril(h) + np.tril(h, -1).T)

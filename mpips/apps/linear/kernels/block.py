@@ -93,14 +93,19 @@ def _curvature(small: float, radius: float) -> float:
 
 @njit(nogil=True)
 def _add_products(
-    columns: npt.NDArray[np.uint64], values: Floats, count: int, curvature: float, h: Floats
+    columns: npt.NDArray[np.uint64],
+    values: Floats,
+    count: int,
+    curvature: float,
+    n: np.uint64,
+    out: Floats,
 ) -> None:
-    """Add the products of a row's values, times its curvature, to the lower triangle of `h`.
+    """Add the products of a row's values, times its curvature, to a lower triangle `(n, n)`.
 
-    The row has the first `count` of `columns` and `values`, rising. Four at a time meet all those
-    before, which are so fetched once for four.
+    `out` is the matrix as a vector, since making one takes as long as a short row. The row has the
+    first `count` of `columns` and `values`, rising. Four at a time meet all those before, which
+    are so fetched once for four.
     """
-    n, out = np.uint64(len(h)), h.reshape(-1)
     whole = count - count % 4
     for k in range(0, whole, 4):
         a, b, c, d = columns[k] * n, columns[k + 1] * n, columns[k + 2] * n, columns[k + 3] * n
@@ -159,6 +164,7 @@ def model(
         most = max(most, starts[r + 1] - starts[r])
     # Indices without a sign need no look at whether they count from the end.
     row, part = np.empty(most, np.uint64), np.empty(most)
+    n, out = np.uint64(len(h)), h.reshape(-1)
     for r in range(len(ids)):
         begin, end = starts[r], starts[r + 1]
         m = margins[ids[r]]
@@ -171,7 +177,7 @@ def model(
         for k in range(begin, end):
             row[k - begin], part[k - begin] = columns[k], values[k]
             g[columns[k]] -= values[k] * doubt
-        _add_products(row, part, end - begin, curvature, h)
+        _add_products(row, part, end - begin, curvature, n, out)
 
 
 @compiled((INDICES, STARTS, INDICES, VECTOR, VECTOR, VECTOR_OUT))
