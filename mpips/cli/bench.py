@@ -201,9 +201,9 @@ def show(rows: list[Row]) -> None:
               f"{show_seconds(row.cpu_seconds):>11}")  # fmt: skip
     print("ratio: raw MPI's time by ours, so 1 is as fast as raw MPI; a burst is told for each"
           " push;\nsent/B: bytes that all nodes have sent, for each byte of keys and values;"
-          " copied: those that\nclients and servers have copied themselves, beside MPI's own copies"
-          " and those of messages of\nup to 4 KiB; CPU: processor time of all nodes, with what they"
-          " spin")
+          " copied: those that\nclients and servers have copied themselves, beside the copy by"
+          " which they travel and those\nof messages of up to 4 KiB; CPU: processor time of all"
+          " nodes, with what they spin")
     sys.stdout.flush()
 
 

@@ -44,13 +44,15 @@ class ServerMachine(Machine):
     later than what is accepted; a request is answered once for each time it comes.
     """
 
-    def __init__(self, node: int, stores: Sequence[Store], streams: int) -> None:
+    def __init__(
+        self, node: int, stores: Sequence[Store], streams: int, buffers: Buffers | None = None
+    ) -> None:
         super().__init__(node)
         self._held = [Held(index, store, streams) for index, store in enumerate(stores)]
         self._epoch = self._incarnation = 0
         self._replicator, self._copier = Replicator(), Copier(node)
         self.lists = KnownLists(stores)
-        self._buffers = Buffers()
+        self._buffers = buffers or Buffers()
         self._pushes = self._pulls = self._duplicates = self._parked = self._refused = 0
 
     @property

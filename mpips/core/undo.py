@@ -37,7 +37,8 @@ class Undo:
         else:
             values = np.empty((len(where), store.update.pull_width), store.dtype)
             store.read_keys(where, values)
-        begin, end, keys = (*where, None) if isinstance(where, tuple) else (0, 0, where)
+        # A view would keep the whole message.
+        begin, end, keys = (*where, None) if isinstance(where, tuple) else (0, 0, where.copy())
         previous = last.clock if last else 0
         self._before[segment] = Before(clock, previous, begin, end, keys, values)
 

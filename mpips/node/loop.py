@@ -77,8 +77,7 @@ class Node(ABC):
         self.stillness = Stillness()
         self.pulse: Pulses | None = None
         self._codec = Codec()
-        self._buffers = Buffers()
-        transport.place = self.place
+        transport.place, transport.room = self.place, Buffers().take
         self._next_tick = 0.0
         self._lost: frozenset[int] = frozenset()
 
@@ -118,9 +117,9 @@ class Node(ABC):
             self.tick(now)
         return self.work() or bool(frames) or self.transport.has_moved
 
-    def place(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes]:
+    def place(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes] | None:
         """Return where the arrays of a large frame are to be received, as `Transport` asks."""
-        return [self._buffers.take(size) for size in sizes]
+        return None
 
     @property
     def due(self) -> float:

@@ -23,8 +23,9 @@ from mpips.store.part import Part
 from mpips.store.sharing import Sharing
 from mpips.store.table import make_store
 from mpips.transport.base import Transport
+from mpips.wire.buffers import Buffers
 from mpips.wire.messages import Ask, Beat, Call, Message, Pull, Push, Told
-from mpips.wire.types import View
+from mpips.wire.types import NOBODY, View
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class ServerNode(Member):
         self._next_look = 0.0
         self._load = Load([])
         self._pacing = Pacing(transport)
+        # Who has sent what is being answered; answers that had to wait may be others'.
+        self._asking = NOBODY
 
     def know(self) -> dict[str, Any]:
         """Return nothing: servers do not read the data."""
@@ -66,7 +69,9 @@ class ServerNode(Member):
             sharing = Sharing(Cores(count).spread)
             for store in stores:
                 store.sharing = sharing
-        self.machine = ServerMachine(self.transport.node, stores, self.job.logical_workers)
+        # Answers are made where whom they are for may read them.
+        buffers = Buffers(outside=lambda size: self.transport.draft(self._asking, size))
+        self.machine = ServerMachine(self.transport.node, stores, self.job.logical_workers, buffers)
         self.machine.install(view)
         self._load = Load([table.segments for table in self.tables])
 
@@ -142,7 +147,7 @@ class ServerNode(Member):
             self._load.note(message)  # type: ignore[arg-type]
             if kind is Pull and self._pacing.holds(source, message):  # type: ignore[arg-type]
                 return
-        self.carry_out(self.machine.step(self.clock(), source, message))
+        self._step(source, message)
 
     def work(self) -> bool:
         """Answer the pulls that waited for others to be answered."""
@@ -151,8 +156,13 @@ class ServerNode(Member):
         assert self.machine is not None
         before = len(self._pacing)
         for source, pull in self._pacing.release():
-            self.carry_out(self.machine.step(self.clock(), source, pull))
+            self._step(source, pull)
         return len(self._pacing) < before
+
+    def _step(self, source: int, message: Message) -> None:
+        assert self.machine is not None
+        self._asking = source
+        self.carry_out(self.machine.step(self.clock(), source, message))
 
     def beat(self, moved: list[int]) -> Beat:
         """Return who is alive on this host, and what this server was asked for."""

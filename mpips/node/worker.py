@@ -190,7 +190,7 @@ class WorkerNode(Member):
             return
         self.carry_out(self.client.step(self.clock(), source, message))
 
-    def place(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes]:
+    def place(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes] | None:
         """Receive the values of a pull where its caller wants them."""
         if len(sizes) == 1:
             message = self._codec.peek(head)
@@ -198,7 +198,7 @@ class WorkerNode(Member):
                 target = self.client.place(source, message, sizes[0])
                 if target is not None:
                     return [target]
-        return super().place(source, head, sizes)
+        return None
 
     def perform(self, effect: Effect) -> None:
         """Note that a push or pull is finished; whoever awaits it can go on."""

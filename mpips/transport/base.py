@@ -50,10 +50,11 @@ class Transport(ABC):
     Attributes:
         node: the number of this node, from 0.
         size: how many nodes there are.
-        place: asked by `poll` where the payload of a frame of more than `SMALL_FRAME` bytes shall
-            be received; answers writable C-contiguous uint8 arrays of exactly the sizes asked
-            for, or None for new ones. They belong to the transport until the frame is returned,
-            for ever if it never is because its sender was lost.
+        place: asked where the payload of a frame of more than `SMALL_FRAME` bytes shall be
+            received, by `poll` and where a death is noticed; answers writable C-contiguous uint8
+            arrays of exactly the sizes asked for, or None where nobody minds. They belong to the
+            transport until the frame is returned, for ever if its sender is lost before.
+        room: gives so many bytes of memory for what has no place.
         lost: the nodes known to be dead, and those forgotten; `poll` and `flush` add to it, and
             nobody ever leaves it. Frames of a dead node that were here before may still come.
         dead: those of them of whom the carrier itself says so.
@@ -66,6 +67,7 @@ class Transport(ABC):
         self.node = node
         self.size = size
         self.place: Place | None = None
+        self.room: Callable[[int], Bytes] = _fresh
         self.lost: frozenset[int] = frozenset()
         self.dead: frozenset[int] = frozenset()
         self.shrinks = 0
@@ -107,6 +109,14 @@ class Transport(ABC):
                 nonsense. From then on only `close` makes sense.
         """
 
+    def draft(self, dest: int, size: int) -> Bytes | None:
+        """Return memory for an array to be sent to a node, if some is better than any other.
+
+        It is uint8 `(size,)` with anything in it. Once it was sent, neither read it nor write to
+        it: it is the receiver's. If it is not sent it is free again when nobody has an array in it.
+        """
+        return None
+
     @abstractmethod
     def unsent(self) -> int:
         """Return how many messages to nodes that are not lost have not left.
@@ -115,7 +125,10 @@ class Transport(ABC):
         """
 
     def backlog(self, dest: int) -> int:
-        """Return how many parts of large payloads to a node have not left: at most 1 MiB each."""
+        """Return how many parts of large payloads to a node have not left: at most 1 MiB each.
+
+        Those that are in memory which it can read have not left until it has looked at them.
+        """
         return 0
 
     @abstractmethod
@@ -191,15 +204,24 @@ class Transport(ABC):
         traffic.frames_received += 1
         traffic.bytes_received += size
 
-    def _buffers(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes]:
-        """Return the arrays that a large payload shall be received in."""
+    def _wanted(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes] | None:
+        """Return the arrays that somebody wants a large payload received in, if anybody does."""
         buffers = self.place(source, head, sizes) if self.place else None
-        if buffers is None:
-            return [np.empty(size, np.uint8) for size in sizes]
         # Receiving into an array that does not fit would destroy memory.
-        if [buffer.nbytes for buffer in buffers] != sizes or not all(map(_is_fit, buffers)):
+        if buffers is not None and (
+            [buffer.nbytes for buffer in buffers] != sizes or not all(map(_is_fit, buffers))
+        ):
             raise ProtocolError(f"The place for a payload from node {source} does not fit it.")
         return buffers
+
+    def _buffers(self, source: int, head: memoryview, sizes: list[int]) -> list[Bytes]:
+        """Return the arrays that a large payload shall be received in."""
+        wanted = self._wanted(source, head, sizes)
+        return [self.room(size) for size in sizes] if wanted is None else wanted
+
+
+def _fresh(size: int) -> Bytes:
+    return np.empty(size, np.uint8)
 
 
 def is_large(head_size: int, size: int) -> bool:

@@ -10,6 +10,8 @@ is posted, once its greeting has come, which has a tag of its own: a message tha
 costs half of one that is looked for. Longer ones are announced by one, and have a third tag.
 
 Only a few chunks are under way at a time, to bound MPI's memory and let the small frames pass.
+Between nodes of one host payloads take another way (`mpips.transport.hostmates`), and only their
+heads are messages.
 
 Where MPI knows of deaths (ULFM), nothing but point-to-point messages is used and the communicator
 stays as it is until `shrink`; MPI is told that a death is known, and goes on for the others.
@@ -30,22 +32,22 @@ from mpips.errors import ProtocolError
 from mpips.transport import packing
 from mpips.transport.backoff import Backoff
 from mpips.transport.base import FRAMES_PER_POLL, Bytes, Frame, Transport, as_bytes, is_large
-from mpips.transport.inbox import HERE, Inbox
-from mpips.transport.lanes import Arrivals, Memory, Transfers
+from mpips.transport.hostmates import READABLE, HostMates
+from mpips.transport.inbox import Inbox
+from mpips.transport.intake import CHUNK_BYTES, Intake
+from mpips.transport.lanes import Memory, Transfers
 from mpips.transport.mpi_deaths import DEATHS, reports_deaths, shrink_together
 from mpips.transport.outbox import Outbox
-
-CHUNK_BYTES = 1 << 20
-"""Bytes of a chunk: long enough for full bandwidth, short enough to stay in the cache."""
 
 LOOKS = 16
 """Polls that find messages for each that looks for new senders, too."""
 
-CHUNKS_OUT, CHUNKS_IN = 16, 4
-"""How many chunks to one node, or from it, are given to MPI before the first of them is done."""
+CHUNKS_OUT = 16
+"""How many chunks to one node are given to MPI before the first of them is done."""
 
 _MESSAGE, _CHUNK, _LONG, _GREETING = 1, 2, 3, 4
-"""Tags."""
+_SHORT = frozenset((_MESSAGE, _GREETING))
+"""Tags, and which of them are of messages that may be done at once."""
 
 _graveyard: list[object] = []
 """Requests given up, and their memory, which MPI may still read or write (ULFM: never touch)."""
@@ -68,6 +70,7 @@ class MPITransport(Transport):
         self._ranks = self._nodes = list(range(self.size))
         self._failed = 0
         self._status = MPI.Status()
+        self._mates = HostMates(self._start_message, self._send_chunks, self._wanted, CHUNK_BYTES)
         self._begin()
 
     def _begin(self) -> None:
@@ -75,9 +78,10 @@ class MPITransport(Transport):
         # Lanes are made when a node is first met, and looked at while something moves in them.
         self._moving: dict[Transfers[Any], int] = {}
         self._outbox = Outbox(self._isend, self._has_lost, self._moving, {_CHUNK: CHUNKS_OUT})
-        # Messages that wait for a long one before them, so that chunks find their frames.
-        self._messages_in: dict[int, Transfers[bytearray]] = {}
-        self._chunks_in: dict[int, Arrivals] = {}
+        receivers = self._receive_long, self._receive_chunk
+        self._intake = Intake(
+            *receivers, self._buffers, self._mates, self._moving, self._ready, self._traffic
+        )
         self._inboxes: dict[int, Inbox] = {}
         # Whom this node has sent a greeting.
         self._greeted: set[int] = set()
@@ -89,57 +93,49 @@ class MPITransport(Transport):
         if size is None or self._error:
             return
         follows = bool(payload) and is_large(len(head), size)
-        message = packing.pack(head, payload, follows)
-        chunks = packing.cut([as_bytes(array) for array in payload], CHUNK_BYTES) if follows else ()
-        try:
-            start = self._outbox.start
-            if dest not in self._greeted:
-                self._greeted.add(dest)
-                start(dest, _GREETING, b"", True)
-            if len(message) <= packing.MESSAGE_BYTES:
-                start(dest, _MESSAGE, message, True)
-            else:
-                start(dest, _MESSAGE, packing.announce(len(message)), True)
-                start(dest, _LONG, message, False)
-            for chunk in chunks:
-                start(dest, _CHUNK, chunk, False)
-        except MPI.Exception as error:
-            self._suffer(error, dest)
+        if dest not in self._greeted:
+            self._greeted.add(dest)
+            self._start(dest, _GREETING, self._mates.name)
+        if not follows:
+            self._start_message(dest, packing.pack(head, payload, False))
+        elif not self._mates.offer(dest, head, payload):
+            self._send_chunks(dest, head, payload)
 
     def poll(self) -> list[Frame]:
         """Return the frames that are here, at most `FRAMES_PER_POLL`; never blocks."""
         if len(self._ready) < FRAMES_PER_POLL and not self._error:
             self._progress()
         # What came before an error is handed over before the error is raised.
-        ready = self._ready
+        ready = self._ready[:FRAMES_PER_POLL]
         if self._error and not ready:
             raise self._error
-        if len(ready) <= FRAMES_PER_POLL:
-            self._ready = []
-            return ready
-        self._ready = ready[FRAMES_PER_POLL:]
-        return ready[:FRAMES_PER_POLL]
+        del self._ready[:FRAMES_PER_POLL]
+        return ready
+
+    def draft(self, dest: int, size: int) -> Bytes | None:
+        """Return memory which a node of this host can read."""
+        return self._mates.draft(dest, size)
 
     def unsent(self) -> int:
         """Return how many messages and chunks to nodes that are not lost have not left."""
-        return self._outbox.unsent
+        return self._outbox.unsent + self._mates.unsent()
 
     def backlog(self, dest: int) -> int:
         """Return how many chunks to a node have not left."""
-        return self._outbox.count(dest, _CHUNK)
+        return self._outbox.count(dest, _CHUNK) + self._mates.count(dest)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until everything has left, at most so many seconds, and tell whether it has."""
         deadline = time.monotonic() + timeout_s
         backoff = Backoff()
         while not self._error:
-            before = self._outbox.unsent
+            before = self.unsent()
             self._progress()
-            if not self._outbox.unsent:
+            if not self.unsent():
                 return True
             if time.monotonic() >= deadline:
                 return False
-            if self._outbox.unsent < before:
+            if self.unsent() < before:
                 backoff.busy()
             else:
                 backoff.wait()
@@ -149,10 +145,9 @@ class MPITransport(Transport):
         """Treat a node as lost from now on, though MPI may believe it alive."""
         super().forget(node)
         self._notice()
-        self._ready = [frame for frame in self._ready if frame[0] != node]
+        self._ready[:] = [frame for frame in self._ready if frame[0] != node]
         # If it goes on one day, it must not write where others' values are by then.
-        lane = self._chunks_in.get(node)
-        given_up = lane.give_up() if lane is not None else []
+        given_up = self._intake.give_up(node)
         _graveyard.append(given_up)
         if node not in self.dead:
             for request, _, _ in given_up:
@@ -166,8 +161,8 @@ class MPITransport(Transport):
         """Go on without the dead, together with all other nodes, or die."""
         comm = shrink_together(self._comm, give_up)
         # All that is left of the old one may still be touched by MPI.
-        lanes = self._messages_in, self._chunks_in
-        _graveyard.append((self._comm, self._moving, self._outbox, self._inboxes, lanes))
+        parts = self._moving, self._outbox, self._intake, self._inboxes
+        _graveyard.append((self._comm, *parts))
         self._comm, self._failed = comm, 0
         self._begin()
         group = comm.Get_group()
@@ -191,13 +186,21 @@ class MPITransport(Transport):
         self._inboxes = {}
         self._moving.clear()
         self._ready.clear()
+        self._mates.close()
         self._outbox.unsent = 0
         self._error = self._error or ProtocolError("The transport is closed.")
 
     def _progress(self) -> None:
         self.has_moved = False
         try:
+            # What the last poll returned has been dealt with.
+            if self._mates.loans:
+                self._mates.look_through()
             self._fetch()
+            if self._mates.told:
+                self._mates.give_back()
+            if self._mates.waiting:
+                self.has_moved |= self._mates.advance()
             # A lane may start another one, which is looked at next time.
             if self._moving:
                 self._notice()
@@ -251,10 +254,10 @@ class MPITransport(Transport):
             if message is None:
                 inbox.is_busy = count > 0
                 return inbox.is_busy
-            if source in self._messages_in or source in self.lost:
-                self._queue(source, message)
+            if source in self.lost:
+                self._take_late(source, message)
             else:
-                self._open(source, message)
+                self._intake.take(source, message)
         inbox.is_busy = True
         return True
 
@@ -266,69 +269,50 @@ class MPITransport(Transport):
         while (found := self._comm.Improbe(MPI.ANY_SOURCE, _GREETING, self._status)) is not None:
             rank = self._status.source
             source = self._nodes[rank]
-            found.Recv(bytearray(0))
-            if source not in self._inboxes and source not in self.lost:
+            found.Recv(greeting := bytearray(self._status.count))
+            if source in self.lost:
+                continue
+            if self._mates.meet(source, bytes(greeting)):
+                self._start(source, _GREETING, READABLE)
+            is_met = source in self._inboxes or source in self.lost
+            if not is_met and greeting != READABLE:
                 receive = partial(self._comm.Recv_init, source=rank, tag=_MESSAGE)
                 self._inboxes[source] = Inbox(receive, MPI.Status())
                 self._empty(source, self._inboxes[source])
 
-    def _queue(self, source: int, message: bytearray) -> None:
-        """Take a message that is a lost node's, or behind one that is not here yet."""
-        lane = self._messages_in.get(source)
-        if source in self.lost:
-            # What follows it will never come.
-            if source in self._forgotten or packing.announced(message):
-                return
-            head, sizes, arrays, follows = packing.unpack(message)
-            if not follows:
-                self._count_received(len(head) + sum(sizes))
-                self._ready.append((source, head, arrays))
-        elif lane is None or lane.is_idle():
-            self._open(source, message)
-        elif size := packing.announced(message):
-            self._receive_long(source, size)
+    def _take_late(self, source: int, message: bytearray) -> None:
+        """Take a message of a node that is lost, if it died, and did not only stop."""
+        if source not in self._forgotten:
+            self._intake.take_last(source, message)
+
+    def _start_message(self, dest: int, message: bytes) -> None:
+        """Send a message, or announce it and send it then."""
+        if len(message) <= packing.MESSAGE_BYTES:
+            self._start(dest, _MESSAGE, message)
         else:
-            lane.follow(HERE, message, message)
+            self._start(dest, _MESSAGE, packing.announce(len(message)))
+            self._start(dest, _LONG, message)
 
-    def _receive_long(self, source: int, size: int) -> None:
-        """Receive a message that did not fit into one; those after it wait."""
-        lane = self._messages_in.get(source)
-        if lane is None:
-            lane = self._messages_in[source] = Transfers(partial(self._open, source))
-        message = bytearray(size)
-        lane.follow(self._comm.Irecv(message, self._ranks[source], _LONG), message, message)
-        self._moving[lane] = source
+    def _send_chunks(self, dest: int, head: bytes, payload: Sequence[npt.NDArray[Any]]) -> None:
+        """Send a frame whose payload follows it."""
+        self._start_message(dest, packing.pack(head, payload, True))
+        for chunk in packing.cut([as_bytes(array) for array in payload], CHUNK_BYTES):
+            self._start(dest, _CHUNK, chunk)
 
-    def _open(self, source: int, message: bytearray) -> None:
-        """Hand over a small frame; begin to receive what follows of a large one."""
-        alone = packing.head_alone(message)
-        if alone is not None:
-            self._count_received(len(alone))
-            self._ready.append((source, alone, []))
+    def _start(self, dest: int, tag: int, data: Memory) -> None:
+        """Begin to send data under a tag, unless the node is lost meanwhile."""
+        if self._error or dest in self.lost:
             return
-        if size := packing.announced(message):
-            self._receive_long(source, size)
-            return
-        head, sizes, arrays, follows = packing.unpack(message)
-        self._count_received(len(head) + sum(sizes))
-        if follows:
-            self._receive(source, head, sizes)
-        else:
-            self._ready.append((source, head, arrays))
+        try:
+            self._outbox.start(dest, tag, data, tag in _SHORT)
+        except MPI.Exception as error:
+            self._suffer(error, dest)
 
-    def _receive(self, source: int, head: memoryview, sizes: list[int]) -> None:
-        """Receive the payload of a large frame, where it shall stay, when its turn comes."""
-        lane = self._chunks_in.get(source)
-        if lane is None:
-            receive = partial(self._comm.Irecv, source=self._ranks[source], tag=_CHUNK)
-            place, finish = partial(self._buffers, source), partial(self._complete, source)
-            lane = Arrivals(receive, place, finish, CHUNKS_IN, CHUNK_BYTES)
-            self._chunks_in[source] = lane
-        lane.add(head, sizes)
-        self._moving[lane] = source
+    def _receive_long(self, message: Memory, source: int) -> MPI.Request:
+        return self._comm.Irecv(message, self._ranks[source], _LONG)
 
-    def _complete(self, source: int, head: memoryview, arrays: list[Bytes]) -> None:
-        self._ready.append((source, head, arrays))
+    def _receive_chunk(self, data: Bytes, source: int) -> MPI.Request:
+        return self._comm.Irecv(data, self._ranks[source], _CHUNK)
 
     def _isend(self, data: Memory, node: int, tag: int) -> MPI.Request:
         return self._comm.Isend(data, self._ranks[node], tag)
@@ -358,10 +342,12 @@ class MPITransport(Transport):
         self.lost |= dead
         for node in new:
             self._take_rest(node)
+            self._mates.reclaim(node)
 
     def _bury(self, node: int) -> None:
         """Give up all that is under way with a node; what MPI has of it is never touched again."""
         self._outbox.bury(node)
+        self._mates.bury(node)
         for lane in [lane for lane, peer in self._moving.items() if peer == node]:
             _graveyard.append(lane.give_up())
             del self._moving[lane]
@@ -373,7 +359,7 @@ class MPITransport(Transport):
             return
         _graveyard.append(inbox)
         if (message := inbox.take_last()) is not None:
-            self._queue(node, message)
+            self._take_late(node, message)
         try:
             while (found := self._comm.Improbe(rank, _MESSAGE, self._status)) is not None:
                 message = bytearray(self._status.count)
@@ -381,7 +367,7 @@ class MPITransport(Transport):
                 _graveyard.append((request, message))
                 # This leaves a request that is not done as it is, which Test does not.
                 if request.Get_status():
-                    self._queue(node, message)
+                    self._take_late(node, message)
         except MPI.Exception:
             return
 

@@ -3,10 +3,12 @@
 ::
 
     u32  bytes of the head
-    u32  number of arrays, plus FOLLOWS if the arrays come in messages of their own
+    u32  number of arrays, plus FOLLOWS if they come in messages of their own,
+         or LENT if they lie in memory that both ends see
     u64  bytes of each array
+    3 u64  where they lie, as `Spot`, if LENT
          head
-         arrays, each at a multiple of 8, unless FOLLOWS
+         arrays, each at a multiple of 8, unless FOLLOWS or LENT
 
 A message that is longer than `MESSAGE_BYTES` travels in two: the first has the bytes of the second
 and `LONG`, where the number of arrays would be.
@@ -17,7 +19,7 @@ same version.
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +30,42 @@ from mpips.transport.base import Bytes
 MESSAGE_BYTES = 4096
 """Bytes of a message that is here, whole, when it is found: the least of MPI's own limits."""
 
-FOLLOWS, LONG = 1 << 31, (1 << 32) - 1
+FOLLOWS, LENT, LONG = 1 << 31, 1 << 30, (1 << 32) - 1
 
-_COUNTS = struct.Struct("<II")
+_COUNTS, _SPOT = struct.Struct("<II"), struct.Struct("<QQQ")
 _PADDING = [bytes(count) for count in range(8)]
+
+
+class Spot(NamedTuple):
+    """Where a payload lies in the sender's memory.
+
+    Attributes:
+        begin: its first byte.
+        flag: the flag by which the receiver says that it has it.
+        number: of the payload, which the flag then has.
+    """
+
+    begin: int
+    flag: int
+    number: int
+
+
+class Opened(NamedTuple):
+    """A message taken apart; head and arrays are views of it.
+
+    Attributes:
+        head: of the frame.
+        sizes: of its arrays, in bytes.
+        arrays: none if they are elsewhere.
+        follows: whether they come in messages of their own.
+        spot: where they lie in memory that both ends see.
+    """
+
+    head: memoryview
+    sizes: list[int]
+    arrays: list[Bytes]
+    follows: bool = False
+    spot: Spot | None = None
 
 
 def pack(head: bytes, arrays: Sequence[npt.NDArray[Any]], follows: bool) -> bytes:
@@ -56,6 +90,13 @@ def pack(head: bytes, arrays: Sequence[npt.NDArray[Any]], follows: bool) -> byte
     # Everything before the head has a multiple of 8 bytes, so the head alone decides its padding.
     start = struct.pack(f"<II{count}Q", len(head), count, *sizes)
     return b"".join((start, head, _PADDING[-len(head) % 8], *padded))
+
+
+def pack_lent(head: bytes, sizes: Sequence[int], spot: Spot) -> bytes:
+    """Return the message of a frame whose arrays, of these sizes, lie in memory."""
+    count = len(sizes)
+    start = struct.pack(f"<II{count}Q", len(head), count | LENT, *sizes)
+    return b"".join((start, _SPOT.pack(*spot), head))
 
 
 def cut(arrays: Sequence[Bytes], step: int) -> list[Bytes]:
@@ -85,31 +126,33 @@ def head_alone(message: bytearray) -> memoryview | None:
     return memoryview(message)[_COUNTS.size :]
 
 
-def unpack(message: bytearray) -> tuple[memoryview, list[int], list[Bytes], bool]:
-    """Return head, sizes of the arrays, the arrays, and whether they follow in messages.
-
-    Head and arrays are views of the message.
+def unpack(message: bytearray) -> Opened:
+    """Take a message apart.
 
     Raises:
         ProtocolError: the message is shorter than it says.
     """
     if len(message) < _COUNTS.size:
         raise ProtocolError(f"A message of {len(message)} bytes is none of this version.")
-    head_size, count = _COUNTS.unpack_from(message)
-    if not count:
-        return memoryview(message)[_COUNTS.size :], [], [], False
-    follows, count = bool(count & FOLLOWS), count & ~FOLLOWS
-    start = _COUNTS.size + 8 * count
+    head_size, kind = _COUNTS.unpack_from(message)
+    count = kind & ~(FOLLOWS | LENT)
+    at = _COUNTS.size + 8 * count
+    start = at + _SPOT.size if kind & LENT else at
     end = start + head_size
     if len(message) < end:
         raise ProtocolError(f"A message of {len(message)} bytes is too short for its head.")
     head = memoryview(message)[start:end]
     sizes = list(struct.unpack_from(f"<{count}Q", message, _COUNTS.size))
-    arrays = [] if follows else _arrays(message, end, sizes)
-    return head, sizes, arrays, follows
+    if kind & LENT:
+        return Opened(head, sizes, [], False, Spot(*_SPOT.unpack_from(message, at)))
+    if kind & FOLLOWS:
+        return Opened(head, sizes, [], True)
+    return Opened(head, sizes, _arrays(message, end, sizes))
 
 
 def _arrays(message: bytearray, position: int, sizes: list[int]) -> list[Bytes]:
+    if not sizes:
+        return []
     whole = np.frombuffer(message, np.uint8)
     arrays = []
     for size in sizes:

@@ -1,6 +1,7 @@
 """Memory for large arrays that is used again once nobody has a view of it."""
 
 import sys
+from collections.abc import Callable
 from typing import Final, final
 
 import numpy as np
@@ -10,6 +11,8 @@ LARGE: Final = 2**16
 """Bytes below which NumPy's own memory is as good."""
 
 LIMIT: Final = 2**26
+
+Outside = Callable[[int], npt.NDArray[np.uint8] | None]
 
 
 @final
@@ -22,6 +25,7 @@ class Buffers:
 
     Args:
         limit: bytes that are kept at most; beyond it memory is fresh each time.
+        outside: asked first for large arrays: it may have memory that is better for them.
 
     Attributes:
         given: bytes of all that was given out.
@@ -35,8 +39,9 @@ class Buffers:
     (False, True)
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = LIMIT, outside: Outside | None = None) -> None:
         self._left, self.given = limit, 0
+        self._outside = outside
         self._blocks: dict[int, list[npt.NDArray[np.uint8]]] = {}
         # How many references to a block there are while `take` looks at one that is free.
         self._free = 0
@@ -47,6 +52,8 @@ class Buffers:
         self.given += size
         if size < LARGE:
             return np.empty(size, np.uint8)
+        if self._outside and (given := self._outside(size)) is not None:
+            return given
         room = 1 << (size - 1).bit_length()
         blocks = self._blocks.setdefault(room, [])
         at = self._references(blocks, True)

@@ -79,6 +79,32 @@ def test_requests_with_the_dead_are_left_alone() -> None:
     assert end.unsent() == 0
 
 
+def test_frames_that_wait_for_memory_are_unsent_until_their_node_is_lost() -> None:
+    world = World(is_eager=True)
+    end: Any = transport(world)
+    end._mates.readers |= {ALIVE, VICTIM}
+    part = np.zeros(2**21, np.uint8)
+    for dest in (ALIVE, VICTIM):
+        for _ in range(5):
+            end.send(dest, b"large", [part])
+    # Each has two blocks, and three frames wait; nothing went by MPI.
+    assert end.unsent() == 6
+    assert end.backlog(ALIVE) == end.backlog(VICTIM) == 10
+    assert not end.flush(0.0)
+    assert not any(end._outbox.count(dest, 2) for dest in (ALIVE, VICTIM))
+    world.killed.append(VICTIM)
+    end.poll()
+    end.poll()
+    assert end.lost == {VICTIM}
+    assert end.unsent() == 3
+    assert end.backlog(VICTIM) == 0
+    # What the dead one had not read is free for others.
+    assert end._mates.draft(ALIVE, 2**21) is None
+    end._mates.readers.add(0)
+    assert end._mates.draft(0, 2**21) is not None
+    end.close()
+
+
 def test_two_who_die_at_once_are_lost_together_and_one_receive_tells_of_both() -> None:
     world = World()
     end = transport(world)

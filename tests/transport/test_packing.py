@@ -13,9 +13,10 @@ from mpips.transport.packing import announce, head_alone, pack, unpack
 def test_unpack_undoes_pack(head: bytes, arrays: list[bytes], follows: bool) -> None:
     sent = [np.frombuffer(array, np.uint8) for array in arrays]
     message = bytearray(pack(head, sent, follows))
-    there, sizes, payload, later = unpack(message)
+    there, sizes, payload, later, spot = unpack(message)
     assert bytes(there) == head
     assert sizes == [len(array) for array in arrays]
+    assert spot is None
     assert later == (follows and bool(arrays))
     assert [part.tobytes() for part in payload] == ([] if later else arrays)
     alone = head_alone(message)
