@@ -119,8 +119,8 @@ class StreamOfItsOwn(ClientMachine):
 class RoomForStreams(ServerMachine):
     """Has room for the streams of `StreamOfItsOwn`."""
 
-    def __init__(self, node: int, stores: Any, streams: int) -> None:
-        super().__init__(node, stores, streams)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         for held in self._held:
             more = [0] * STREAMS
             held.bases += more
