@@ -47,14 +47,6 @@ def test_tables_are_spread_differently() -> None:
     assert np.mean(one == other) < 0.3
 
 
-@pytest.mark.parametrize("table", range(6))
-def test_no_server_has_the_first_segments_of_the_table_of_its_number(table: int) -> None:
-    # They may be the hot ones, where frequent features come first.
-    owners = place(table, 4 * 64, nodes(4))
-    first = np.bincount(owners[:64], minlength=5)[1:]
-    assert first.max() < 32
-
-
 def moves(table: int, servers: int, segments: int) -> tuple[float, float]:
     """Return how many segments move when a server joins, and how many not to the newcomer."""
     before, after = (

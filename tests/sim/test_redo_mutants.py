@@ -91,7 +91,7 @@ def test_redo_that_reads_newer_values_is_caught(monkeypatch: pytest.MonkeyPatch)
     # Somewhere on the way its sums are complete on one server, and not yet on another.
     calm = make_run()
     calm.run(600.0)
-    times = np.linspace(0.52, 0.57, 26) * calm.network.now
+    times = np.linspace(0.5, 0.8, 35) * calm.network.now
     assert runs_that_fail(times) == []
     monkeypatch.setattr(Undo, "rewind", lambda *arguments: {})
     assert len(runs_that_fail(times)) >= 2

@@ -8,7 +8,7 @@ import pytest
 from mpips.core import slicing
 from tests.core.schedules import FreeSchedule, SumSchedule
 
-SEEDS = 16
+SEEDS = 12
 
 
 def run_some(kind: type[FreeSchedule] | type[SumSchedule], first: int, count: int) -> Counter[str]:
@@ -34,7 +34,7 @@ def request_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("request_size")
-@pytest.mark.parametrize("chunk", range(3))
+@pytest.mark.parametrize("chunk", range(4))
 def test_pushes_are_applied_once_and_in_the_order_of_their_stream(chunk: int) -> None:
     total = run_some(FreeSchedule, chunk * SEEDS, SEEDS)
     assert total["duplicate_slices"] > 0
@@ -42,7 +42,7 @@ def test_pushes_are_applied_once_and_in_the_order_of_their_stream(chunk: int) ->
 
 
 @pytest.mark.usefixtures("request_size")
-@pytest.mark.parametrize("chunk", range(3))
+@pytest.mark.parametrize("chunk", range(4))
 def test_sums_are_bitwise_those_of_the_serial_program(chunk: int) -> None:
     total = run_some(SumSchedule, chunk * SEEDS, SEEDS)
     assert total["duplicate_slices"] > 0
