@@ -71,6 +71,8 @@ class Codec:
         if laid is None:
             self._arrays = []
             laid = self._encoder.encode(message), self._arrays
+            # What is kept here could not be used again.
+            self._arrays = []
         body, arrays = laid
         return _HEAD.pack(_MAGIC, VERSION, len(body), zlib.crc32(body), len(arrays)) + body, arrays
 
@@ -95,6 +97,9 @@ class Codec:
             return self._decoder.decode(body)  # type: ignore[no-any-return]
         except (msgspec.MsgspecError, LookupError, ValueError, TypeError, struct.error) as error:
             raise FrameError(f"a frame with a wrong body: {error}") from error
+        finally:
+            # What is kept here could not be used again.
+            self._payload = ()
 
     def peek(self, head: bytes | memoryview) -> Message:
         """Return the message of a frame whose arrays are not here; empty ones are in their place.

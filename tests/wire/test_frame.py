@@ -1,5 +1,6 @@
 """Messages survive their way as bytes, and damaged bytes are refused."""
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -161,6 +162,23 @@ def test_contiguous_arrays_are_not_copied() -> None:
     received = Codec().decode(head, [payload])
     assert isinstance(received, Return)
     assert np.shares_memory(received.result, values)
+
+
+@pytest.mark.parametrize("kind", [Return, Told, Values])
+def test_codec_keeps_no_array(kind: type[Message]) -> None:
+    # It would keep the memory that a payload lies in from being used again.
+    codec, values = Codec(), np.ones((1000, 2))
+    message: Message
+    if kind is Values:
+        message = Values(request=1, table=0, keys=None, values=values, counts=[])
+    else:
+        message = kind(request=1, result=values)  # type: ignore[call-arg]
+    head, arrays = codec.encode(message)
+    payload = [array.reshape(-1).view(np.uint8).copy() for array in arrays]
+    kept = [weakref.ref(part) for part in (*payload, values)]
+    codec.decode(head, payload)
+    del message, arrays, payload, values
+    assert [ref() for ref in kept] == [None, None]
 
 
 @pytest.mark.parametrize("count", [INLINE_BYTES // 8, INLINE_BYTES // 8 + 1])
