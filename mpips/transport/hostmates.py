@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from mpips.transport.arena import UNUSED, Arena, aligned, flags_of, open_arena, references
 from mpips.transport.base import Bytes, as_bytes
-from mpips.transport.packing import Spot, cut, pack_lent
+from mpips.transport.packing import Spot, pack_lent
 
 READABLE: Final = b"\1"
 """The greeting that says: I can read your memory."""
@@ -166,7 +166,7 @@ class HostMates:
         """Return how many parts of payloads wait to be sent to a node, or to be looked at there."""
         parts = self._arena.unread(dest, self._step) if self._arena and dest in self.readers else 0
         for _, payload in self.waiting.get(dest, ()):
-            parts += len(cut([as_bytes(array) for array in payload], self._step))
+            parts += sum(-(-array.nbytes // self._step) for array in payload)
         return parts
 
     def unsent(self) -> int:

@@ -1,5 +1,6 @@
 """What a segment was before its last update is put back where a redone call reads it."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -96,3 +97,18 @@ def test_ranges_are_put_back_and_other_clocks_see_what_is_there() -> None:
     _, values, _ = read_slices(store, message, Buffers())
     undo.rewind(message, None, values)
     assert values[1, 0] == 11.0
+
+
+def test_what_is_kept_of_an_update_keeps_no_message() -> None:
+    # Keys are a part of what came, whose memory would not be used again for as long.
+    store = make_store(SPARSE)
+    store.hold_many(range(SPARSE.segments))
+    undo, payload = Undo(store), keys_of(1, 2, QUARTER + 5)
+    kept = weakref.ref(payload)
+    undo.note(0, 1, payload[:2])
+    del payload
+    assert kept() is None
+    before = undo.take(0)
+    assert before is not None
+    assert before.keys is not None
+    assert before.keys.tolist() == [1, 2]
