@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -21,11 +22,11 @@ class Settings(Section, frozen=True, kw_only=True):
     """How long it works.
 
     Attributes:
-        steps: tasks of each worker.
+        until: a file; the job ends once it is there.
         pushes: in each task, each of the keys of all hot segments.
     """
 
-    steps: int = 120
+    until: str
     pushes: int = 3
 
 
@@ -46,10 +47,12 @@ class Hot(App):
 
     def plan(self) -> Plan:
         """Let all work, and say by segment what was added."""
-        for _ in range(self.settings.steps):
+        steps = 0
+        while not Path(self.settings.until).exists():
             yield Task(group="workers", function="work")
+            steps += 1
         (sums,) = yield Task(group="workers", function="collect", only=0)
-        return {"least": sums[0], "most": sums[1]}
+        return {"steps": steps, "least": sums[0], "most": sums[1]}
 
     def servers(self) -> list[int]:
         """Return the nodes that serve at the start: they come last."""

@@ -4,6 +4,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,11 @@ CONFIG = """replicas = 1
 [run]
 servers = 2
 workers = 2
-relief_s = 1.0
+relief_s = 2.0
 [data]
 train = "rows.h5"
+[model]
+until = "enough"
 """
 
 
@@ -32,6 +35,11 @@ def loads(status: str) -> dict[int, int]:
     rows = [line for line in lines if line[0].isdigit()]
     cells = {int(row[0]): row[head.index("load")] for row in rows}
     return {node: int(cell[:-1]) for node, cell in cells.items() if cell != "-"}
+
+
+def is_relieved(seen: Sequence[Mapping[int, int]]) -> bool:
+    """Return whether one server had much more than its half of the load, and has not now."""
+    return bool(seen) and max(seen[0].values()) > 65 and max(seen[-1].values()) < 60
 
 
 @pytest.mark.slow
@@ -50,24 +58,26 @@ def test_hot_segments_move_and_each_push_counts_once(tmp_path: Path) -> None:
                 # A job that is not there yet gives no answer.
                 with contextlib.suppress(MpipsError):
                     found = loads(ask(tmp_path / "out", "status", None))
-                    seen += [found] if found and found not in seen else []
+                    seen += [found] if found and found not in seen[-1:] else []
+                # A slow machine takes longer until its loads are told and evened out.
+                if is_relieved(seen):
+                    (tmp_path / "enough").touch()
                 time.sleep(0.2)
         finally:
             job.kill()
     said = (tmp_path / "output").read_text("utf-8")
+    assert is_relieved(seen), (seen, said)
     result = read_result(tmp_path / "out")
     assert result is not None, said
     assert result["exit_code"] == 0, said
     # Each key of a hot segment was pushed so often, and each other one so often.
-    settings, hot = Settings(), hot_segments(SERVERS)
+    hot, cold = hot_segments(SERVERS), WORKERS * result["steps"]
     assert 0 < len(hot) < SEGMENTS
-    cold = WORKERS * settings.steps
-    wanted = {str(s): cold * (1 + settings.pushes * (s in hot)) for s in range(SEGMENTS)}
+    pushes = Settings(until="enough").pushes
+    wanted = {str(s): cold * (1 + pushes * (s in hot)) for s in range(SEGMENTS)}
     assert result["least"] == wanted
     assert result["most"] == wanted
     assert result["counters"]["moved_segments"] >= 2, (result["counters"], seen, said)
-    # Users see the load, and that it has become more even.
+    # Users see the load of each server.
     assert all(abs(sum(shares.values()) - 100) <= 1 for shares in seen), seen
-    assert max(seen[0].values()) > 65, seen
-    assert min(max(shares.values()) for shares in seen) < max(seen[0].values()) - 10, seen
     assert processes_of(str(tmp_path)) == []
