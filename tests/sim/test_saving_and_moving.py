@@ -24,7 +24,8 @@ SIZES = {"servers": 3, "workers": 2}
 NODES, SEGMENTS = 7, (5, 16, 1)
 SPAN = (0.002, 2.0)
 SEEDS = (0, 4)
-"""In the second one segments move while parts are written."""
+WRITE_S = 0.1
+"""How long a part is being written: much longer than a segment moves."""
 
 
 class Steps(Walk):
@@ -50,13 +51,14 @@ class Steps(Walk):
 
 
 class LateWriter:
-    """Stands in for a thread that writes while the job goes on for a fifth of a second."""
+    """Stands in for a thread that writes while the job goes on for `WRITE_S`."""
 
     simulation: ClassVar[Simulation]
     overlaps: ClassVar[int] = 0
 
     def __init__(self, number: int, write: Any) -> None:
-        self.number, self._write, self._left = number, write, 20
+        self.number, self._write = number, write
+        self._until = LateWriter.simulation.network.now + WRITE_S
         self._owners = self._map()
 
     def _map(self) -> list[list[int]]:
@@ -67,8 +69,7 @@ class LateWriter:
     @property
     def is_done(self) -> bool:
         """Return whether it is time to write."""
-        self._left -= 1
-        return self._left <= 0
+        return LateWriter.simulation.network.now >= self._until
 
     def result(self) -> Any:
         """Write, and note whether segments have moved since it was asked for."""
@@ -103,7 +104,7 @@ def faults_of(seed: int, kills: int = 0) -> Faults:
 
 def simulate(folder: Path, seed: int, faults: Faults) -> dict[str, Any]:
     """Run a simulated job that keeps all checkpoints."""
-    config = job("checkpoint.every_s=0.15", "checkpoint.keep=100", "run.spares=1", "replicas=1",
+    config = job("checkpoint.every_s=0.05", "checkpoint.keep=100", "run.spares=1", "replicas=1",
                  **SIZES)  # fmt: skip
     LateWriter.simulation = Simulation(Steps, config, seed, faults, RunFolder(folder, config))
     return LateWriter.simulation.run()
