@@ -18,6 +18,9 @@ from mpips.wire.types import NOBODY
 VIRTUAL_NODES: Final = 128
 LOAD_PERCENT_MAX: Final = 110
 
+# Without it a table's points would be those of the server of its number, which would own its first
+# 128 segments: the hot ones, where frequent features come first. Any above all nodes will do.
+_TABLES: Final = 68 << 32
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -59,7 +62,7 @@ class Ring:
         order = np.argsort(points, kind="stable")
         self._nodes: list[int] = nodes[order].tolist()
         names = np.arange(segments, dtype=np.uint64)
-        keys = mix(mix(np.full(segments, table, dtype=np.uint64)) + names)
+        keys = mix(mix(np.full(segments, _TABLES + table, dtype=np.uint64)) + names)
         self._starts: list[int] = np.searchsorted(points[order], keys).tolist()
 
     def walk(self, segment: int) -> Iterator[int]:

@@ -6,7 +6,7 @@ Copies lie elsewhere: on other hosts where there are any.
 import numpy as np
 import pytest
 
-from mpips.core.ring import load_max, mix, place, place_copies
+from mpips.core.ring import VIRTUAL_NODES, load_max, mix, place, place_copies
 from mpips.wire.types import NOBODY
 
 SIZES = [(segments, servers) for servers in (1, 2, 3, 5, 8, 16, 50) for segments in (64 * servers,)]
@@ -45,6 +45,18 @@ def test_order_of_the_servers_does_not_matter(rng: np.random.Generator) -> None:
 def test_tables_are_spread_differently() -> None:
     one, other = place(0, 512, nodes(8)), place(1, 512, nodes(8))
     assert np.mean(one == other) < 0.3
+
+
+@pytest.mark.parametrize("servers", [2, 3, 4, 8, 16])
+@pytest.mark.parametrize("table", range(6))
+def test_no_server_has_the_first_segments_of_the_table_of_its_number(
+    table: int, servers: int
+) -> None:
+    # They may be the hot ones, where frequent features come first.
+    owners = place(table, VIRTUAL_NODES * servers, nodes(servers, first=table))
+    most = int(np.bincount(owners[:VIRTUAL_NODES]).max())
+    # It would be all of them. Half way to there from an equal share is not chance.
+    assert most < (1 + 1 / servers) / 2 * VIRTUAL_NODES
 
 
 def moves(table: int, servers: int, segments: int) -> tuple[float, float]:
