@@ -20,7 +20,8 @@ from mpips.errors import ProtocolError
 from mpips.wire.messages import Pull, Push, PushAck, Values
 from tests.core.schedules import FreeSchedule, SumSchedule
 
-SEEDS = 60
+SEEDS = 600
+"""At most: the first that catches ends the search, and where segments lie decides which does."""
 
 
 class NoDuplicateCheck(ServerMachine):
