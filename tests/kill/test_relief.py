@@ -39,7 +39,8 @@ def loads(status: str) -> dict[int, int]:
 
 def is_relieved(seen: Sequence[Mapping[int, int]]) -> bool:
     """Return whether one server had much more than its half of the load, and has not now."""
-    return bool(seen) and max(seen[0].values()) > 65 and max(seen[-1].values()) < 60
+    most = [max(shares.values()) for shares in seen]
+    return any(share > 65 for share in most) and 40 < most[-1] < 60
 
 
 @pytest.mark.slow
@@ -78,6 +79,6 @@ def test_hot_segments_move_and_each_push_counts_once(tmp_path: Path) -> None:
     assert result["least"] == wanted
     assert result["most"] == wanted
     assert result["counters"]["moved_segments"] >= 2, (result["counters"], seen, said)
-    # Users see the load of each server.
-    assert all(abs(sum(shares.values()) - 100) <= 1 for shares in seen), seen
+    # Users see the load of each server, which is nothing if a machine stands still for long.
+    assert all(sum(shares.values()) in (0, 99, 100, 101) for shares in seen), seen
     assert processes_of(str(tmp_path)) == []
